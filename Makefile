@@ -1,0 +1,34 @@
+# `make demo` and `make test` do all their set-up themselves. What they install lies in a per-user cache.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+.PHONY: build setup demo test test-slow check format lint docs bench arith-weights clean
+
+CACHE ?= $(or $(OPD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/opd)
+PYTHON ?= python3
+STORE ?= runs/demo
+
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+# Threads that spin while they wait would take the core from whoever else has work.
+export OMP_WAIT_POLICY = passive
+
+LIBTORCH := $(CACHE)/.libtorch
+LIBTORCH_WHEELS := torch==2.11.0 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85
+
+build: setup
+	cargo build --bin opd
+	mkdir -p bin
+	cp -f $(CARGO_TARGET_DIR)/debug/opd bin/opd
+
+# libtorch's CPU build, as three wheels: 0.5 GB on disk. The marker says which; a broken download leaves none.
+setup: $(LIBTORCH)/.torch-2.11.0
+	ln -sfn $(LIBTORCH) .libtorch
+
+$(LIBTORCH)/.torch-2.11.0:
+	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.95 or newer" >&2; exit 2; }
+	@$(PYTHON) -m pip --version >/dev/null || { echo "pip is missing: apt-get install python3-pip" >&2; exit 2; }
+	@echo "fetching libtorch (0.5 GB on disk, once)"
+	rm -rf $(LIBTORCH) $(LIBTORCH).part
+	$(PYTHON) -m pip install -q --no-deps --no-compile --target $(LIBTORCH).part $(LIBTORCH_WHEELS)
+	mv $(LIBTORCH).part $(LIBTORCH)
+	touch $@

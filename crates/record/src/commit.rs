@@ -1,0 +1,406 @@
+//! What the log says: one commit, one JSON object, one thing that happened.
+
+use crate::{Digest, PolicyVersion, RecordError, RowSet};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The version of the commits' JSON that this program writes, and the newest it reads.
+pub const FORMAT: u32 = 1;
+
+/// A name for one stored batch: its unit and a writer-made unique id.
+pub type BatchId = String;
+
+/// A rate or mean kept as (numerator, denominator), so that it can be summed; never a mean of ratios.
+pub type Ratio = (f64, f64);
+
+/// An object that a commit names. A name carries meaning for people; length and digest decide.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ObjectRef {
+    /// Where it lies, relative to the store's root.
+    pub key: String,
+    /// Its length.
+    pub bytes: u64,
+    /// SHA-256 of its bytes.
+    pub digest: Digest,
+}
+
+/// The jobs of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "each is a command")]
+pub enum Job {
+    Rollout,
+    Score,
+    Learn,
+    Eval,
+    Run,
+}
+
+impl Job {
+    /// The job's command.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Job::Rollout => "rollout",
+            Job::Score => "score",
+            Job::Learn => "learn",
+            Job::Eval => "eval",
+            Job::Run => "run",
+        }
+    }
+}
+
+/// Who made a commit, and what it cost: throughput, overlap and traces are read from this.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Work {
+    /// The worker's name, kept when the process is started again: `rollout-0`.
+    pub worker: String,
+    /// Unique to one life of the worker's process.
+    pub incarnation: String,
+    /// What the worker does.
+    pub job: Job,
+    /// When the work began; milliseconds since 1970 by the worker's clock. For people: nothing depends on clocks.
+    pub started: i64,
+    /// Seconds spent working.
+    pub busy_s: f64,
+    /// Seconds spent waiting before it, for input or for room ahead of the learner.
+    pub waited_s: f64,
+    /// Tokens sampled, scored or trained.
+    pub tokens: u64,
+}
+
+/// One entry of the log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Commit {
+    /// [`FORMAT`] of the program that wrote it.
+    pub format: u32,
+    /// Its place in the log, from 0, without gaps.
+    pub seq: u64,
+    /// Unique, made by the writer: tells its own commit from another's after a lost acknowledgement.
+    pub id: String,
+    /// When it was written; milliseconds since 1970 by the writer's clock.
+    pub at: i64,
+    /// Who, and at what cost.
+    pub work: Work,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// What happened. In JSON, `kind` names the variant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Event {
+    /// Commit 0: what the run is, and the student as given.
+    Run(Box<Run>),
+    /// Settings that may change between starts, as they are from here on.
+    Config {
+        /// The pipeline as resolved.
+        settings: serde_json::Value,
+    },
+    /// A worker takes on work without delivering any.
+    Claim(Claims),
+    /// A unit was sampled.
+    Rollouts(RolloutCommit),
+    /// A batch was scored.
+    Scores(ScoreCommit),
+    /// The learner made a step.
+    Step(Box<StepCommit>),
+    /// Rows ended untrained, outside a step.
+    Drop {
+        /// Which, and why.
+        dropped: Vec<Dropped>,
+    },
+    /// A policy version was evaluated; the first commit of an (eval set, version) counts.
+    Eval(EvalCommit),
+    /// Weights or moments are no longer kept; their objects may be deleted.
+    Retire {
+        /// Policy versions whose weights are given up.
+        policies: Vec<PolicyVersion>,
+        /// Policy versions whose moments are given up.
+        moments: Vec<PolicyVersion>,
+    },
+    /// The last step is made; nothing but evaluations follows.
+    Finish {
+        /// Rows that were left.
+        dropped: Vec<Dropped>,
+    },
+}
+
+impl Event {
+    /// The word that names the variant in JSON and in SQL.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Event::Run(_) => "run",
+            Event::Config { .. } => "config",
+            Event::Claim(_) => "claim",
+            Event::Rollouts(_) => "rollouts",
+            Event::Scores(_) => "scores",
+            Event::Step(_) => "step",
+            Event::Drop { .. } => "drop",
+            Event::Eval(_) => "eval",
+            Event::Retire { .. } => "retire",
+            Event::Finish { .. } => "finish",
+        }
+    }
+}
+
+/// The run's identity: a store that says otherwise belongs to another run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// Unique to this run.
+    pub run_id: String,
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// Seed of every chance in the run.
+    pub seed: u64,
+    /// Digest of the tokenizer's (token, id) map.
+    pub tokenizer: Digest,
+    /// Digest of each teacher's config and weights, by teacher id.
+    pub teachers: BTreeMap<String, Digest>,
+    /// The training prompts.
+    pub prompts: PromptSet,
+    /// How prompts are cut into units.
+    pub units: Units,
+    /// What each score set holds, by name.
+    pub score_sets: BTreeMap<String, ScoreSet>,
+    /// The student's config.json.
+    pub student_config: ObjectRef,
+    /// The student's tokenizer.json.
+    pub student_tokenizer: ObjectRef,
+    /// Policy version 0.
+    pub policy: Policy,
+}
+
+/// A prompt set, by content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PromptSet {
+    /// SHA-256 of the file.
+    pub digest: Digest,
+    /// Number of prompts.
+    pub count: u64,
+}
+
+/// How the prompt order is cut: unit `u` is the slice `[u * prompts, (u + 1) * prompts)` of the endless order that
+/// repeats the prompt set, shuffled anew each epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Units {
+    /// Prompts in a unit.
+    pub prompts: u32,
+    /// Rollouts of each prompt. Row `r` of a unit is sample `r % samples` of its prompt `r / samples`.
+    pub samples: u32,
+}
+
+impl Units {
+    /// Rows of a whole unit.
+    pub fn rows(self) -> u32 {
+        self.prompts * self.samples
+    }
+}
+
+/// What a score set keeps of the teacher.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScoreSet {
+    /// The top-k is cut at this mass ...
+    pub top_k_mass: f64,
+    /// ... and at this many entries; 0 keeps no top-k.
+    pub top_k_max: u32,
+    /// Monte-Carlo draws a position, m; 0 keeps none.
+    pub draws: u32,
+    /// How columns are packed; `plain` is not at all.
+    pub codec: String,
+}
+
+/// A published policy version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// Optimizer steps that made it.
+    pub version: PolicyVersion,
+    /// Its weights: safetensors, float32.
+    pub weights: ObjectRef,
+}
+
+/// Work taken on. A claim keeps others from doing the same; it is never needed for a result to count.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    /// Units to be sampled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub units: Vec<UnitRows>,
+    /// Batches to be scored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub batches: Vec<BatchId>,
+}
+
+/// Some rows of a unit; all of them unless the unit is issued again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnitRows {
+    /// The unit.
+    pub unit: u64,
+    /// Row numbers within it.
+    pub rows: RowSet,
+}
+
+/// A sampled unit: row i of the batch is the i-th row of `of`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RolloutCommit {
+    /// The new batch.
+    pub batch: BatchId,
+    /// What it holds rows of.
+    pub of: UnitRows,
+    /// The version that sampled it.
+    pub policy_version: PolicyVersion,
+    /// The teacher that is to score it.
+    pub teacher_id: String,
+    /// The rollouts.
+    pub object: ObjectRef,
+    /// Response tokens.
+    pub tokens: u64,
+    /// What the writer does next.
+    #[serde(default, flatten)]
+    pub claims: Claims,
+}
+
+/// A scored batch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScoreCommit {
+    /// The rollout batch.
+    pub batch: BatchId,
+    /// The score set.
+    pub score_set: String,
+    /// The scores.
+    pub object: ObjectRef,
+    /// What the writer does next.
+    #[serde(default, flatten)]
+    pub claims: Claims,
+}
+
+/// Rows of one batch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchRows {
+    /// The batch.
+    pub batch: BatchId,
+    /// Row numbers within it.
+    pub rows: RowSet,
+}
+
+/// Rows that ended without being trained on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// Which.
+    #[serde(flatten)]
+    pub of: BatchRows,
+    /// Why.
+    pub reason: DropReason,
+    /// Whether the rows are to be sampled again.
+    pub reissue: bool,
+}
+
+/// Why a row was not trained on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DropReason {
+    /// It would have exceeded `max_staleness`.
+    Stale,
+    /// Its object is damaged.
+    Corrupt,
+    /// The run's last step was made without it.
+    Finished,
+}
+
+impl DropReason {
+    /// The word in JSON and in SQL.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DropReason::Stale => "stale",
+            DropReason::Corrupt => "corrupt",
+            DropReason::Finished => "finished",
+        }
+    }
+}
+
+/// One optimizer step: (weights of version `step - 1`, rows, settings) -> weights of version `step`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepCommit {
+    /// The step; it made policy version `step`.
+    pub step: u64,
+    /// Rows trained on, in order.
+    pub consumed: Vec<BatchRows>,
+    /// Rows that ended untrained with this step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dropped: Vec<Dropped>,
+    /// The score set they were trained with.
+    pub score_set: String,
+    /// What the learner saw.
+    pub record: ObjectRef,
+    /// SHA-256 of the new weights as safetensors in float32.
+    pub weights_digest: Digest,
+    /// The new version, where it is published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
+    /// The optimizer's moments after the step, where they are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moments: Option<ObjectRef>,
+    /// The settings that decide the update; a replay needs the same.
+    pub settings: serde_json::Value,
+    /// Metrics as (numerator, denominator).
+    pub metrics: BTreeMap<String, Ratio>,
+}
+
+/// How well a policy version does on held-out prompts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvalCommit {
+    /// The eval set's name.
+    pub eval_set: String,
+    /// The version.
+    pub policy_version: PolicyVersion,
+    /// Problems solved greedily, of all.
+    pub accuracy: Ratio,
+    /// Problems solved at the rollouts' temperature, of all.
+    pub sampled_accuracy: Ratio,
+    /// Metrics as (numerator, denominator).
+    pub metrics: BTreeMap<String, Ratio>,
+}
+
+impl Commit {
+    /// The commit as it is stored.
+    ///
+    /// # Errors
+    /// [`RecordError::Parse`] if a metric is not a finite number: JSON has no other.
+    pub fn to_json(&self) -> Result<Vec<u8>, RecordError> {
+        let not_json = |error: serde_json::Error| RecordError::Parse { text: error.to_string(), expected: "a commit" };
+        let bytes = serde_json::to_vec(self).map_err(not_json)?;
+        Self::from_json(&bytes)?;
+        Ok(bytes)
+    }
+
+    /// Reads a stored commit.
+    ///
+    /// # Errors
+    /// [`RecordError::Schema`] for a newer format, [`RecordError::Parse`] for anything that is not a commit.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, RecordError> {
+        #[derive(Deserialize)]
+        struct Envelope {
+            format: u32,
+        }
+        let damaged = |error: serde_json::Error| RecordError::Parse {
+            text: format!("{} ({error})", String::from_utf8_lossy(&bytes[..bytes.len().min(80)])),
+            expected: "a commit",
+        };
+        let Envelope { format } = serde_json::from_slice(bytes).map_err(damaged)?;
+        if format > FORMAT {
+            return Err(RecordError::Schema {
+                what: "commit format".into(),
+                expected: format!("at most {FORMAT}, the newest this program reads"),
+                found: format!("{format}; use a newer opd"),
+            });
+        }
+        serde_json::from_slice(bytes).map_err(damaged)
+    }
+}

@@ -1,0 +1,41 @@
+//! WORDS: the ids, rows, batches and commits that every other crate speaks in. Pure: no I/O, no async, no torch.
+//!
+//! - [`Sample`] and [`Score`]: what a sampler and a teacher say of one sequence;
+//! - [`RolloutBatch`] and [`ScoredBatch`]: many of them as checked views over Arrow columns, read without a copy;
+//! - [`Commit`]: one entry of the log, whose [`Event`] says what happened;
+//! - [`RowSet`], [`PolicyVersion`], [`Digest`]: what rows, weights and bytes are known by.
+//!
+//! One invariant: a value of these types has been checked when it was made, so whoever holds one trusts it.
+//!
+//! ```
+//! use record::RowSet;
+//! let pending = RowSet::first(8).minus(&RowSet::first(3));
+//! assert_eq!(serde_json::to_string(&pending).unwrap(), "[[3,8]]");
+//! ```
+#![warn(missing_docs)]
+
+mod column;
+mod commit;
+mod error;
+mod ids;
+mod ragged;
+mod rollouts;
+mod row;
+mod row_set;
+pub mod schema;
+mod scores;
+mod steps;
+
+pub use column::Lists;
+pub use commit::{
+    BatchId, BatchRows, Claims, Commit, DropReason, Dropped, EvalCommit, Event, FORMAT, Job, ObjectRef, Policy,
+    PromptSet, Ratio, RolloutCommit, Run, ScoreCommit, ScoreSet, StepCommit, UnitRows, Units, Work,
+};
+pub use error::RecordError;
+pub use ids::{Digest, PolicyVersion};
+pub use ragged::Ragged;
+pub use rollouts::{NewRollout, Rollout, RolloutBatch, RolloutBatchInfo, rollout_id};
+pub use row::{Finish, Sample, Score};
+pub use row_set::RowSet;
+pub use scores::{ScoredBatch, ScoredRollout};
+pub use steps::{ConsumedRollout, encode_step};

@@ -1,0 +1,203 @@
+//! A batch of teacher scores, and the zip of it with the rollouts it scores.
+
+use crate::{
+    Lists, RecordError, Rollout, RolloutBatch, Score, column,
+    column::{Floats, NestedFloats, NestedInts},
+    rollouts::is_logprob,
+    schema,
+};
+use arrow::{
+    array::{ArrayRef, RecordBatch, StringArray},
+    datatypes::{DataType, Float32Type, Int32Type},
+};
+use std::sync::Arc;
+
+/// Rollouts with their scores: row i of the one is row i of the other.
+///
+/// Invariant: the ids agree row by row, and every list has the length of what it scores.
+#[derive(Clone, Debug)]
+pub struct ScoredBatch {
+    rollouts: RolloutBatch,
+    scores: RecordBatch,
+    teacher_logprobs: Floats,
+    teacher_top_ids: NestedInts,
+    teacher_top_logprobs: NestedFloats,
+    teacher_tail_logprobs: Floats,
+    draw_teacher_logprobs: NestedFloats,
+    sampler_top_teacher_logprobs: NestedFloats,
+    sampler_top_teacher_tail_logprobs: Floats,
+    teacher_entropy: Floats,
+}
+
+/// One scored rollout, borrowed; fields as in `schemas/scores.toml`.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "schemas/scores.toml describes each column")]
+pub struct ScoredRollout<'a> {
+    pub rollout: Rollout<'a>,
+    pub teacher_logprobs: &'a [f32],
+    pub teacher_top_ids: Lists<'a, i32>,
+    pub teacher_top_logprobs: Lists<'a, f32>,
+    pub teacher_tail_logprobs: &'a [f32],
+    pub draw_teacher_logprobs: Lists<'a, f32>,
+    pub sampler_top_teacher_logprobs: Lists<'a, f32>,
+    pub sampler_top_teacher_tail_logprobs: &'a [f32],
+    pub teacher_entropy: Option<&'a [f32]>,
+}
+
+impl ScoredBatch {
+    /// Makes a score batch for `rollouts`, one score a row.
+    ///
+    /// # Errors
+    /// As [`ScoredBatch::zip`]: scores that do not fit their rollouts.
+    pub fn encode(rollouts: RolloutBatch, scores: &[Score]) -> Result<Self, RecordError> {
+        let n = rollouts.len();
+        if scores.len() != n {
+            return Err(rows_differ(n, scores.len()));
+        }
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from_iter_values(rollouts.rows().map(|row| row.rollout_id))),
+            Arc::new(StringArray::from_iter_values((0..n).map(|_| rollouts.teacher_id()))),
+            column::optional_list::<Int32Type>((0..n).map(|_| None)),
+            column::list::<Float32Type>(scores.iter().map(|s| s.teacher_logprobs.as_slice())),
+            column::nested::<Int32Type>(scores.iter().map(|s| &s.teacher_top_ids)),
+            column::nested::<Float32Type>(scores.iter().map(|s| &s.teacher_top_logprobs)),
+            column::list::<Float32Type>(scores.iter().map(|s| s.teacher_tail_logprobs.as_slice())),
+            column::nested::<Float32Type>(scores.iter().map(|s| &s.draw_teacher_logprobs)),
+            column::nested::<Float32Type>(scores.iter().map(|s| &s.sampler_top_teacher_logprobs)),
+            column::list::<Float32Type>(scores.iter().map(|s| s.sampler_top_teacher_tail_logprobs.as_slice())),
+            column::optional_list::<Float32Type>(scores.iter().map(|s| s.teacher_entropy.as_deref())),
+            column::null_nested(DataType::Int32, n),
+            column::null_nested(DataType::Int32, n),
+            column::null_nested(DataType::Float32, n),
+        ];
+        let scores = RecordBatch::try_new(schema::SCORES.clone(), columns)?;
+        Self::zip(rollouts, scores)
+    }
+
+    /// Checks that `scores` scores `rollouts` row by row, and puts the two side by side.
+    ///
+    /// # Errors
+    /// [`RecordError::Schema`] or [`RecordError::Row`] with the first thing that does not hold.
+    pub fn zip(rollouts: RolloutBatch, scores: RecordBatch) -> Result<Self, RecordError> {
+        schema::check(&scores, &schema::SCORES)?;
+        if scores.num_rows() != rollouts.len() {
+            return Err(rows_differ(rollouts.len(), scores.num_rows()));
+        }
+        let ids = column::text(&scores, "rollout_id")?;
+        let view = Self {
+            teacher_logprobs: Floats::of::<Float32Type>(&scores, "teacher_logprobs")?,
+            teacher_top_ids: NestedInts::of::<Int32Type>(&scores, "teacher_top_ids")?,
+            teacher_top_logprobs: NestedFloats::of::<Float32Type>(&scores, "teacher_top_logprobs")?,
+            teacher_tail_logprobs: Floats::of::<Float32Type>(&scores, "teacher_tail_logprobs")?,
+            draw_teacher_logprobs: NestedFloats::of::<Float32Type>(&scores, "draw_teacher_logprobs")?,
+            sampler_top_teacher_logprobs: NestedFloats::of::<Float32Type>(&scores, "sampler_top_teacher_logprobs")?,
+            sampler_top_teacher_tail_logprobs: Floats::of::<Float32Type>(&scores, "sampler_top_teacher_tail_logprobs")?,
+            teacher_entropy: Floats::of::<Float32Type>(&scores, "teacher_entropy")?,
+            rollouts,
+            scores,
+        };
+        for row in 0..view.len() {
+            let scored = view.row(row);
+            if ids.value(row) != scored.rollout.rollout_id {
+                let expected = format!("`{}`, as in the rollout batch", scored.rollout.rollout_id);
+                return Err(RecordError::Row { row, column: "rollout_id", expected, found: ids.value(row).into() });
+            }
+            check_row(row, &scored)?;
+        }
+        Ok(view)
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.rollouts.len()
+    }
+
+    /// Never: a batch has at least one row.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The rollouts.
+    pub fn rollouts(&self) -> &RolloutBatch {
+        &self.rollouts
+    }
+
+    /// The score columns.
+    pub fn scores(&self) -> &RecordBatch {
+        &self.scores
+    }
+
+    /// Row `i`.
+    ///
+    /// # Panics
+    /// If `i >= len()`, like a slice.
+    pub fn row(&self, i: usize) -> ScoredRollout<'_> {
+        ScoredRollout {
+            rollout: self.rollouts.row(i),
+            teacher_logprobs: self.teacher_logprobs.row(i),
+            teacher_top_ids: self.teacher_top_ids.row(i),
+            teacher_top_logprobs: self.teacher_top_logprobs.row(i),
+            teacher_tail_logprobs: self.teacher_tail_logprobs.row(i),
+            draw_teacher_logprobs: self.draw_teacher_logprobs.row(i),
+            sampler_top_teacher_logprobs: self.sampler_top_teacher_logprobs.row(i),
+            sampler_top_teacher_tail_logprobs: self.sampler_top_teacher_tail_logprobs.row(i),
+            teacher_entropy: self.teacher_entropy.optional_row(i),
+        }
+    }
+
+    /// All rows in order.
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = ScoredRollout<'_>> {
+        (0..self.len()).map(|i| self.row(i))
+    }
+}
+
+fn rows_differ(rollouts: usize, scores: usize) -> RecordError {
+    RecordError::Schema {
+        what: "rows of the score batch".into(),
+        expected: format!("{rollouts}, as in the rollout batch"),
+        found: scores.to_string(),
+    }
+}
+
+fn check_row(row: usize, s: &ScoredRollout<'_>) -> Result<(), RecordError> {
+    let fault = |column, expected: String, found: String| Err(RecordError::Row { row, column, expected, found });
+    let positions = s.rollout.response_ids.len();
+    for (column, length) in [
+        ("teacher_logprobs", s.teacher_logprobs.len()),
+        ("teacher_top_ids", s.teacher_top_ids.len()),
+        ("teacher_top_logprobs", s.teacher_top_logprobs.len()),
+        ("teacher_tail_logprobs", s.teacher_tail_logprobs.len()),
+        ("draw_teacher_logprobs", s.draw_teacher_logprobs.len()),
+        ("sampler_top_teacher_logprobs", s.sampler_top_teacher_logprobs.len()),
+        ("sampler_top_teacher_tail_logprobs", s.sampler_top_teacher_tail_logprobs.len()),
+        ("teacher_entropy", s.teacher_entropy.map_or(positions, <[f32]>::len)),
+    ] {
+        if length != positions {
+            return fault(column, format!("{positions} positions, one a response token"), length.to_string());
+        }
+    }
+    for t in (0..positions).filter(|t| s.rollout.loss_mask[*t] != 0) {
+        for (column, expected, found) in [
+            ("teacher_top_logprobs", s.teacher_top_ids.get(t).len(), s.teacher_top_logprobs.get(t).len()),
+            ("draw_teacher_logprobs", s.rollout.draw_ids.get(t).len(), s.draw_teacher_logprobs.get(t).len()),
+            (
+                "sampler_top_teacher_logprobs",
+                s.rollout.sampler_top_ids.get(t).len(),
+                s.sampler_top_teacher_logprobs.get(t).len(),
+            ),
+        ] {
+            if expected != found {
+                return fault(column, format!("{expected} entries at position {t}"), found.to_string());
+            }
+        }
+        if !is_logprob(s.teacher_logprobs[t]) {
+            let found = format!("{} at position {t}", s.teacher_logprobs[t]);
+            return fault("teacher_logprobs", "a finite number, at most 0".into(), found);
+        }
+        let tops = s.teacher_top_logprobs.get(t).iter().chain(s.draw_teacher_logprobs.get(t));
+        if let Some(x) = tops.chain([&s.teacher_tail_logprobs[t]]).find(|x| x.is_nan() || **x > 1e-4) {
+            return fault("teacher_top_logprobs", "logprobs, at most 0".into(), format!("{x} at position {t}"));
+        }
+    }
+    Ok(())
+}

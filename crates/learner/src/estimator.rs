@@ -1,0 +1,223 @@
+//! One interface for all estimators: each is a pure rule over a few candidate tokens a position.
+//!
+//! Every estimator's gradient is a weighted sum of score functions, `grad L_t = sum_j c_j grad log p(a_j)`, so a rule maps
+//! log-probabilities at the candidates to coefficients `c` `[N, J]` and a value `[N]`. It touches neither the vocabulary, nor
+//! the network, nor autograd; the chunked head does what is the same for all. To add one: a file here with its struct (which
+//! is its configuration too), its rule and its proof, and a variant of [`EstimatorConfig`].
+
+mod cross_entropy;
+mod forward_kl;
+#[cfg(test)]
+pub(crate) mod oracle;
+mod reverse_kl_mc;
+
+pub use cross_entropy::CrossEntropy;
+pub use forward_kl::{ForwardKl, Tail};
+pub(crate) use reverse_kl_mc::LOG_RHO_LIMIT;
+pub use reverse_kl_mc::{Advantage, Correction, ReverseKlMc};
+
+use crate::{LearnError, Result};
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+/// Which tokens of a position an estimator looks at; the cached columns of that support come with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Support {
+    /// The teacher's most likely ids, at most `k` of those stored; what is left out goes to the teacher's tail.
+    TeacherTopK {
+        /// Most ids read.
+        k: usize,
+    },
+    /// The sampler's most likely ids, at most `k` of those stored, with the teacher's logprobs there.
+    SamplerTopK {
+        /// Most ids read.
+        k: usize,
+    },
+    /// Monte-Carlo draws from the sampler, ids with counts.
+    Draws,
+    /// The response token itself, from whoever wrote it.
+    Token,
+}
+
+/// What an estimator reads at N positions with at most J candidates each. All logs are natural, at the rollout's temperature,
+/// normalised over the full vocabulary. Entries outside `mask` may hold anything, NaN included: a rule selects them out.
+/// Columns that the support does not carry are NaN (`counts`: 1), so that reading what was not declared is found out.
+#[derive(Debug)]
+pub struct Candidates {
+    /// Which entries are candidates, `[N, J]`, bool.
+    pub mask: Tensor,
+    /// How often each was drawn, `[N, J]`.
+    pub counts: Tensor,
+    /// log p of the learner's current student, `[N, J]`.
+    pub learner_logprobs: Tensor,
+    /// log q of the teacher, `[N, J]`.
+    pub teacher_logprobs: Tensor,
+    /// log b of the student that sampled, `[N, J]`.
+    pub sampler_logprobs: Tensor,
+    /// log of the learner's mass outside the candidates, summed over that complement, `[N]`.
+    pub learner_tail: Tensor,
+    /// log of the teacher's mass outside the candidates, `[N]`.
+    pub teacher_tail: Tensor,
+}
+
+/// What a rule says of the N positions. A position without candidates has value 0 and coefficients 0.
+#[derive(Debug)]
+pub struct Ruling {
+    /// The estimate of the divergence, nats, `[N]`.
+    pub value: Tensor,
+    /// `c_j`, `[N, J]`, 0 outside the mask; constants, nothing flows back through them.
+    pub coefficients: Tensor,
+    /// Sums over the N positions that become metrics.
+    pub tallies: Vec<Tally>,
+    /// What must not be, and at which positions (`[N]`, bool) it is.
+    pub faults: Vec<(Fault, Tensor)>,
+}
+
+/// A rate kept as numerator and denominator, each a tensor of one number.
+#[derive(Debug)]
+pub struct Tally {
+    /// The metric's name.
+    pub name: &'static str,
+    /// Numerator.
+    pub numerator: Tensor,
+    /// Denominator.
+    pub denominator: Tensor,
+}
+
+/// Inputs for which an estimator has no finite value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// A trained position of a Monte-Carlo estimator has nothing to average.
+    #[error("no draw at this position; expected the sampled token at least; sample with `draws` of 1 or more")]
+    NoDraw,
+    /// A draw that somebody holds impossible.
+    #[error(
+        "a draw has log-probability -inf under learner, teacher or sampler; expected a finite one; do the models share a vocabulary?"
+    )]
+    ImpossibleDraw,
+    /// log p = -inf in a support.
+    #[error(
+        "the learner gives a token of the support log-probability -inf; expected a finite one; lower the learning rate"
+    )]
+    ImpossibleToLearner,
+    /// The learner's tail vanished in float32 while the teacher has mass there.
+    #[error(
+        "the learner's mass outside the support is 0, the teacher's is not; expected both or neither; lower the learning rate"
+    )]
+    NoLearnerTail,
+    /// NaN or infinity without a better name.
+    #[error("value or coefficient is not finite; expected finite log-probabilities from learner, teacher and sampler")]
+    NotFinite,
+}
+
+/// The divergence that a rule's value estimates, where it is one of those reported at each position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Divergence {
+    /// KL(p || q), Monte-Carlo over draws.
+    ReverseKl,
+    /// KL(q || p), over the teacher's top-k and a tail bucket.
+    ForwardKl,
+}
+
+/// A rule from log-probabilities to coefficients.
+pub trait Estimator: Send + Sync + std::fmt::Debug {
+    /// Its name in pipelines and messages.
+    fn name(&self) -> &'static str;
+
+    /// The tokens it looks at.
+    fn support(&self) -> Support;
+
+    /// The divergence its value estimates.
+    fn divergence(&self) -> Option<Divergence>;
+
+    /// The rule. Tensors may be of any kind of float; what comes back has the same.
+    fn rule(&self, candidates: &Candidates) -> Ruling;
+}
+
+/// An estimator as a pipeline names it: `{ name = "reverse_kl_mc", draws = 16 }`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "snake_case", deny_unknown_fields)]
+pub enum EstimatorConfig {
+    /// KL(teacher || student) over the teacher's top-k and a tail bucket.
+    ForwardKl(ForwardKl),
+    /// KL(student || teacher) over Monte-Carlo draws of the sampler.
+    ReverseKlMc(ReverseKlMc),
+}
+
+/// What rollout and score jobs must cache for an estimator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Draws a position.
+    pub draws: usize,
+    /// Ids of the teacher's top-k.
+    pub teacher_top_k: usize,
+    /// Ids of the sampler's top-k.
+    pub sampler_top_k: usize,
+    /// Whether the sampler must sample from its whole distribution (top_p = 1).
+    pub whole_distribution: bool,
+}
+
+impl EstimatorConfig {
+    /// The rule.
+    pub fn estimator(&self) -> &dyn Estimator {
+        match self {
+            Self::ForwardKl(rule) => rule,
+            Self::ReverseKlMc(rule) => rule,
+        }
+    }
+
+    /// What must be cached for it.
+    pub fn needs(&self) -> Needs {
+        match self {
+            Self::ForwardKl(rule) => Needs { teacher_top_k: rule.top_k, ..Needs::default() },
+            Self::ReverseKlMc(rule) => Needs { draws: rule.draws, whole_distribution: true, ..Needs::default() },
+        }
+    }
+
+    /// Refuses settings without a meaning.
+    ///
+    /// # Errors
+    /// [`LearnError::Setting`] with the key.
+    pub fn validate(&self) -> Result<()> {
+        let (key, number) = match self {
+            Self::ForwardKl(rule) => ("estimator.top_k", rule.top_k),
+            Self::ReverseKlMc(rule) => ("estimator.draws", rule.draws),
+        };
+        if number == 0 {
+            return Err(LearnError::Setting { key, expected: "1 or more".into(), found: "0".into() });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> std::result::Result<EstimatorConfig, String> {
+        serde_json::from_str(json).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_pipeline_names_an_estimator() {
+        let mc = read(r#"{"name": "reverse_kl_mc", "draws": 16, "advantage": "current", "correction": "importance"}"#)
+            .unwrap();
+        assert_eq!(mc, read(r#"{"name": "reverse_kl_mc", "draws": 16}"#).unwrap());
+        assert_eq!(mc.needs(), Needs { draws: 16, whole_distribution: true, ..Needs::default() });
+        assert_eq!(mc.estimator().support(), Support::Draws);
+        let forward = read(r#"{"name": "forward_kl", "top_k": 64, "tail": "bucket"}"#).unwrap();
+        assert_eq!(forward.needs(), Needs { teacher_top_k: 64, ..Needs::default() });
+        assert_eq!(forward.estimator().support(), Support::TeacherTopK { k: 64 });
+        let back = serde_json::to_string(&forward).unwrap();
+        assert_eq!(read(&back).unwrap(), forward);
+    }
+
+    #[test]
+    fn what_has_no_meaning_is_refused_by_name() {
+        assert!(read(r#"{"name": "reverse_kl_mc", "draw": 16}"#).unwrap_err().contains("draw"));
+        assert!(read(r#"{"name": "forward_kl", "top_k": 4, "draws": 1}"#).unwrap_err().contains("draws"));
+        assert!(read(r#"{"name": "reverse_kl"}"#).unwrap_err().contains("reverse_kl_mc"));
+        let zero = read(r#"{"name": "forward_kl", "top_k": 0}"#).unwrap();
+        assert!(zero.validate().unwrap_err().to_string().contains("estimator.top_k"));
+    }
+}

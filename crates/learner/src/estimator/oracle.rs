@@ -1,0 +1,113 @@
+//! Full-vocabulary distributions in float64, which the estimators' proofs compare with.
+
+use super::{Candidates, Ruling};
+use tch::{Device, Kind, Tensor};
+
+/// Logits of learner, teacher and sampler at one position; the distributions are at `temperature`.
+pub(crate) struct Position {
+    pub learner_logits: Tensor,
+    pub teacher_logits: Tensor,
+    pub sampler_logits: Tensor,
+    pub temperature: f64,
+}
+
+/// Numbers in [-2, 2) from a seed: the tests' own chance, so that a failure can be run again.
+pub(crate) fn numbers(seed: u64, count: i64) -> Vec<f64> {
+    let mut state = seed;
+    (0..count)
+        .map(|_| {
+            // splitmix64
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut x = state;
+            x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((x ^ (x >> 31)) >> 11) as f64 / (1u64 << 53) as f64 * 4.0 - 2.0
+        })
+        .collect()
+}
+
+impl Position {
+    pub fn random(seed: u64, vocab: i64, temperature: f64) -> Self {
+        let logits = |which: u64| Tensor::from_slice(&numbers(seed.wrapping_mul(3).wrapping_add(which) << 8, vocab));
+        Self { learner_logits: logits(0), teacher_logits: logits(1), sampler_logits: logits(2), temperature }
+    }
+
+    pub fn p(&self) -> Tensor {
+        (&self.learner_logits / self.temperature).softmax(0, Kind::Double)
+    }
+
+    pub fn q(&self) -> Tensor {
+        (&self.teacher_logits / self.temperature).softmax(0, Kind::Double)
+    }
+
+    pub fn b(&self) -> Tensor {
+        (&self.sampler_logits / self.temperature).softmax(0, Kind::Double)
+    }
+
+    pub fn forward_kl(&self) -> f64 {
+        (self.q() * (self.q().log() - self.p().log())).sum(None).double_value(&[])
+    }
+
+    pub fn reverse_kl(&self) -> f64 {
+        (self.p() * (self.p().log() - self.q().log())).sum(None).double_value(&[])
+    }
+
+    /// The teacher's `k` most likely ids.
+    pub fn teacher_top(&self, k: i64) -> Vec<i64> {
+        let (_, ids) = self.q().topk(k, 0, true, true);
+        Vec::try_from(ids).unwrap()
+    }
+
+    /// The position with these candidates, N = 1.
+    pub fn candidates(&self, ids: &[i64], counts: &[i64]) -> Candidates {
+        let index = Tensor::from_slice(ids);
+        let at = |probabilities: Tensor| probabilities.log().index_select(0, &index).unsqueeze(0);
+        let tail = |probabilities: Tensor| {
+            let outside = probabilities.ones_like().index_fill(0, &index, 0.0);
+            (probabilities * outside).sum(None).log().unsqueeze(0)
+        };
+        Candidates {
+            mask: Tensor::ones([1, ids.len() as i64], (Kind::Bool, Device::Cpu)),
+            counts: Tensor::from_slice(counts).to_kind(Kind::Double).unsqueeze(0),
+            learner_logprobs: at(self.p()),
+            teacher_logprobs: at(self.q()),
+            sampler_logprobs: at(self.b()),
+            learner_tail: tail(self.p()),
+            teacher_tail: tail(self.q()),
+        }
+    }
+}
+
+impl Candidates {
+    /// The same with `extra` columns of padding that hold NaN.
+    pub fn padded(self, extra: i64) -> Self {
+        let pad = |t: Tensor| {
+            t.constant_pad_nd([0, extra].as_slice()).where_self(
+                &t.ones_like().to_kind(Kind::Bool).constant_pad_nd([0, extra].as_slice()),
+                &Tensor::from(f64::NAN),
+            )
+        };
+        Self {
+            mask: self.mask.constant_pad_nd([0, extra].as_slice()),
+            counts: pad(self.counts),
+            learner_logprobs: pad(self.learner_logprobs),
+            teacher_logprobs: pad(self.teacher_logprobs),
+            sampler_logprobs: pad(self.sampler_logprobs),
+            ..self
+        }
+    }
+}
+
+/// d L / d logits over the whole vocabulary from a ruling's coefficients at `ids`:
+/// `(scatter_add(c) - p sum_j c_j) / T`.
+pub(crate) fn d_logits(position: &Position, ruling: &Ruling, ids: &[i64]) -> Tensor {
+    let p = position.p();
+    let c = ruling.coefficients.squeeze_dim(0).narrow(0, 0, ids.len() as i64);
+    (p.zeros_like().index_add(0, &Tensor::from_slice(ids), &c) - p * c.sum(None)) / position.temperature
+}
+
+pub(crate) fn assert_close(found: &Tensor, expected: &Tensor, tolerance: f64) {
+    assert_eq!(found.size(), expected.size());
+    let difference = (found.to_kind(Kind::Double) - expected.to_kind(Kind::Double)).abs().max().double_value(&[]);
+    assert!(difference <= tolerance, "differ by {difference}\nfound    {found:?} {found}\nexpected {expected}");
+}

@@ -1,0 +1,213 @@
+//! The chunked head in float32 and float64 against full logits, float64 and autograd.
+
+use super::*;
+use crate::estimator::{CrossEntropy, Divergence, oracle::numbers};
+use proptest::prelude::*;
+use tch::Device;
+
+const N: i64 = 7;
+const D: i64 = 5;
+const J: i64 = 3;
+
+struct Case {
+    hidden: Tensor,
+    weight: Tensor,
+    positions: Positions,
+}
+
+fn random(seed: u64, shape: &[i64]) -> Tensor {
+    Tensor::from_slice(&numbers(seed, shape.iter().product())).view(shape)
+}
+
+/// N positions with J candidates each; the last candidate of the odd ones is padding. Teacher and sampler are other heads.
+fn case(seed: u64, vocab: i64) -> Case {
+    let (hidden, weight) = (random(seed, &[N, D]), random(seed + 1, &[vocab, D]));
+    let temperature = random(seed + 2, &[N]) * 0.2 + 1.0;
+    let logprobs = |head: u64| {
+        (hidden.matmul(&random(seed + head, &[vocab, D]).tr()) / temperature.unsqueeze(1)).log_softmax(1, Kind::Double)
+    };
+    let (teacher, sampler) = (logprobs(3), logprobs(4));
+    let (_, ids) = teacher.topk(J, 1, true, true);
+    let mask = ids.ones_like().to_kind(Kind::Bool);
+    for i in (1..N).step_by(2) {
+        let _ = mask.get(i).get(J - 1).fill_(0);
+        let first = ids.get(i).get(0);
+        ids.get(i).get(J - 1).copy_(&first);
+    }
+    let select = |t: Tensor| t.where_scalarother(&mask, f64::NAN);
+    let mut outside = Tensor::ones_like(&teacher);
+    let _ = outside.scatter_value_(1, &ids, 0.0);
+    let teacher_tail = (teacher.exp() * outside).sum_dim_intlist([1i64].as_slice(), false, None).log();
+    let columns = || Columns {
+        ids: ids.copy(),
+        mask: mask.copy(),
+        counts: select((ids.remainder(3) + 1).to_kind(Kind::Double)),
+        teacher_logprobs: select(teacher.gather(1, &ids, false)),
+        sampler_logprobs: select(sampler.gather(1, &ids, false)),
+        teacher_tail: teacher_tail.copy(),
+    };
+    let token_ids = ids.select(1, 0);
+    let positions = Positions {
+        token_ids,
+        temperature,
+        support: columns(),
+        draws: Some(columns()),
+        teacher_top_k: Some(columns()),
+    };
+    Case { hidden, weight, positions }
+}
+
+struct Reference {
+    value: f64,
+    d_hidden: Tensor,
+    d_weight: Tensor,
+}
+
+/// Full logits in float64, differentiated by autograd. The forward KL is differentiated itself; where the gradient is an
+/// estimate, what is differentiated is `sum_j c_j log p_j` with c from the rule on these logprobs.
+fn reference(case: &Case, estimator: &dyn Estimator, scale: f64) -> Reference {
+    let (hidden, weight) = (case.hidden.copy().set_requires_grad(true), case.weight.copy().set_requires_grad(true));
+    let p = &case.positions;
+    let logits = hidden.matmul(&weight.tr()) / p.temperature.unsqueeze(1);
+    let log_p = logits.log_softmax(1, Kind::Double);
+    let Columns { ids, mask, teacher_logprobs, teacher_tail, .. } = &p.support;
+    let at = log_p.gather(1, ids, false);
+    let mut outside = Tensor::ones_like(&log_p.detach());
+    let _ = outside.scatter_value_(1, ids, 0.0);
+    let tail = (log_p.exp() * outside).sum_dim_intlist([1i64].as_slice(), false, None).log();
+    let zero = at.zeros_like();
+    let (value, loss) = if estimator.divergence() == Some(Divergence::ForwardKl) {
+        // Autograd would multiply padding's NaN by 0.
+        let log_q = teacher_logprobs.where_self(mask, &zero);
+        let terms = (log_q.exp() * (&log_q - &at)).where_self(mask, &zero);
+        let value = terms.sum(None) + (teacher_tail.exp() * (teacher_tail - &tail)).sum(None);
+        (value.double_value(&[]), value)
+    } else {
+        let ruling = estimator.rule(&Candidates {
+            mask: mask.copy(),
+            counts: p.support.counts.copy(),
+            learner_logprobs: at.detach(),
+            teacher_logprobs: teacher_logprobs.copy(),
+            sampler_logprobs: p.support.sampler_logprobs.copy(),
+            learner_tail: tail.detach(),
+            teacher_tail: teacher_tail.copy(),
+        });
+        (ruling.value.sum(None).double_value(&[]), (ruling.coefficients * at).sum(None))
+    };
+    let mut gradients = Tensor::run_backward(&[loss * scale], &[&hidden, &weight], false, false);
+    let d_weight = gradients.remove(1);
+    Reference { value, d_hidden: gradients.remove(0), d_weight }
+}
+
+fn run(case: &Case, estimator: &dyn Estimator, scale: f64, chunk: usize) -> (HeadOutput, Tensor) {
+    run_in(Kind::Float, case, estimator, scale, chunk)
+}
+
+fn run_in(kind: Kind, case: &Case, estimator: &dyn Estimator, scale: f64, chunk: usize) -> (HeadOutput, Tensor) {
+    let float = |t: &Tensor| t.to_kind(kind);
+    let mut d_weight = float(&case.weight.zeros_like());
+    let output = chunked_head(
+        &float(&case.hidden),
+        &float(&case.weight),
+        &case.positions,
+        estimator,
+        scale,
+        chunk,
+        &mut d_weight,
+    )
+    .unwrap();
+    (output, d_weight)
+}
+
+fn gap(a: &Tensor, b: &Tensor) -> f64 {
+    (a.to_kind(Kind::Double) - b.to_kind(Kind::Double)).abs().max().double_value(&[])
+}
+
+const RULES: [&dyn Estimator; 3] = [&FORWARD_KL, &REVERSE_KL, &CrossEntropy];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn value_and_gradients_are_those_of_full_logits(seed in 0u64..1 << 30, vocab in 4i64..40, chunk in 1usize..9) {
+        tch::set_num_threads(1);
+        let case = case(seed, vocab);
+        for rule in RULES {
+            let expected = reference(&case, rule, 0.3);
+            let scale = 1.0 + expected.value.abs() + expected.d_weight.abs().max().double_value(&[]);
+            for (kind, tolerance) in [(Kind::Float, 1e-5 * scale), (Kind::Double, 1e-11 * scale)] {
+                let (found, d_weight) = run_in(kind, &case, rule, 0.3, chunk);
+                prop_assert!(found.fault.is_none(), "{:?}", found.fault);
+                let value = found.value.sum(None).double_value(&[]);
+                prop_assert!((value - expected.value).abs() < tolerance, "{} {value} {}", rule.name(), expected.value);
+                prop_assert!(gap(&found.d_hidden, &expected.d_hidden) < tolerance, "{}", rule.name());
+                prop_assert!(gap(&d_weight, &expected.d_weight) < tolerance, "{}", rule.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn both_divergences_and_the_entropy_are_reported_whatever_is_trained_on() {
+    tch::set_num_threads(1);
+    let case = case(5, 20);
+    let reverse = reference(&case, &REVERSE_KL, 1.0).value;
+    let forward = reference(&case, &FORWARD_KL, 1.0).value;
+    let p = (case.hidden.matmul(&case.weight.tr()) / case.positions.temperature.unsqueeze(1)).softmax(1, Kind::Double);
+    let entropy = -(&p * p.log()).sum_dim_intlist([1i64].as_slice(), false, None);
+    let tokens = p.log().gather(1, &case.positions.token_ids.unsqueeze(1), false).squeeze_dim(1);
+    for rule in RULES {
+        let (found, _) = run(&case, rule, 1.0, 3);
+        let sum = |t: &Option<Tensor>| t.as_ref().unwrap().sum(None).double_value(&[]);
+        assert!((sum(&found.reverse_kl) - reverse).abs() < 1e-4 * (1.0 + reverse.abs()), "{}", rule.name());
+        assert!((sum(&found.forward_kl) - forward).abs() < 1e-4, "{}", rule.name());
+        assert!(gap(&found.entropy, &entropy) < 1e-5 && gap(&found.learner_logprobs, &tokens) < 1e-5);
+    }
+}
+
+/// A student so sure of itself that its tail is 1e-8 of the teacher's: q_T / p_T is 1e6, and what is left of `c_j - p_j sum c`
+/// is a number near 1.
+#[test]
+fn a_confident_student_gets_an_exact_gradient() {
+    tch::set_num_threads(1);
+    let (vocab, sure) = (50, 22.0);
+    let hidden = Tensor::ones([1, 1], (Kind::Double, Device::Cpu));
+    let mut logits = numbers(3, vocab);
+    logits[7] = sure;
+    let weight = Tensor::from_slice(&logits).view([vocab, 1]);
+    let float = |values: &[f32]| Tensor::from_slice(values).view([1, -1]);
+    let columns = || Columns {
+        ids: Tensor::from_slice(&[7i64, 9]).view([1, 2]),
+        mask: Tensor::ones([1, 2], (Kind::Bool, Device::Cpu)),
+        counts: float(&[1.0, 1.0]),
+        teacher_logprobs: float(&[0.6f32.ln(), 0.3f32.ln()]),
+        sampler_logprobs: float(&[f32::NAN; 2]),
+        teacher_tail: Tensor::from_slice(&[0.1f32.ln()]),
+    };
+    let positions = Positions {
+        token_ids: Tensor::from_slice(&[7i64]),
+        temperature: Tensor::from_slice(&[1.0f32]),
+        support: columns(),
+        draws: None,
+        teacher_top_k: None,
+    };
+    let case = Case { hidden, weight, positions };
+    let expected = reference(&case, &FORWARD_KL, 1.0);
+    let (found, d_weight) = run(&case, &FORWARD_KL, 1.0, 8);
+    assert!((found.value.double_value(&[0]) - expected.value).abs() < 1e-5);
+    // With h = 1, d W is d logits.
+    assert!(gap(&d_weight, &expected.d_weight) < 1e-6, "{}", gap(&d_weight, &expected.d_weight));
+}
+
+#[test]
+fn a_fault_names_its_position() {
+    tch::set_num_threads(1);
+    let case = case(5, 20);
+    let _ = case.positions.support.teacher_logprobs.get(4).get(0).fill_(f64::NEG_INFINITY);
+    let _ = case.positions.support.teacher_logprobs.get(6).get(0).fill_(f64::NEG_INFINITY);
+    for chunk in [1, 3, 10] {
+        let (found, _) = run(&case, &REVERSE_KL, 1.0, chunk);
+        assert_eq!(found.fault, Some((4, Fault::ImpossibleDraw)));
+    }
+    let _ = case.positions.support.teacher_tail.get(2).fill_(f64::NAN);
+    assert_eq!(run(&case, &FORWARD_KL, 1.0, 2).0.fault, Some((2, Fault::NotFinite)));
+}

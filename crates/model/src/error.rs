@@ -1,0 +1,136 @@
+//! What can go wrong, in words a user can act on.
+
+use std::path::PathBuf;
+
+/// Why the network, its tokenizer or its device could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file of a checkpoint cannot be read.
+    #[error("`{}` cannot be read: {source}; a checkpoint folder holds config.json, model.safetensors and tokenizer.json", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file of a checkpoint cannot be written.
+    #[error("`{}` cannot be written: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A key of config.json or generation_config.json is missing or has a value that this network does not compute.
+    #[error("`{file}`: `{key}` is {found}, expected {expected}")]
+    Config {
+        /// The file, as given.
+        file: String,
+        /// The key, dotted where it is nested.
+        key: String,
+        /// What the key may be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// A model family that is not built.
+    #[error("`{file}`: `model_type` is `{found}`, a family this program does not know; known: qwen3")]
+    UnknownFamily {
+        /// The file, as given.
+        file: String,
+        /// The family it names.
+        found: String,
+    },
+    /// Bytes that are no safetensors file, or one with a type of number that is not read.
+    #[error("`{source_name}` is not a safetensors file that can be read: {reason}")]
+    Safetensors {
+        /// The file, or a word for where the bytes came from.
+        source_name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A tensor that the configuration asks for is not there.
+    #[error(
+        "tensor `{name}` is missing, expected with shape {expected:?}; do weights and config.json belong together?"
+    )]
+    MissingTensor {
+        /// Its name.
+        name: String,
+        /// The shape the configuration gives it.
+        expected: Vec<i64>,
+    },
+    /// A tensor that no part of the network would use.
+    #[error("tensor `{name}` with shape {found:?} is not part of the network that config.json describes")]
+    UnexpectedTensor {
+        /// Its name.
+        name: String,
+        /// Its shape.
+        found: Vec<i64>,
+    },
+    /// A tensor of another shape than the configuration gives it.
+    #[error("tensor `{name}` has shape {found:?}, config.json asks for {expected:?}")]
+    TensorShape {
+        /// Its name.
+        name: String,
+        /// The shape the configuration gives it.
+        expected: Vec<i64>,
+        /// The shape it has.
+        found: Vec<i64>,
+    },
+    /// A tokenizer that cannot be read or used.
+    #[error("tokenizer `{file}`: {reason}")]
+    Tokenizer {
+        /// The file, as given.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A device that does not exist here.
+    #[error("device `{name}`: {reason}")]
+    Device {
+        /// The name asked for.
+        name: String,
+        /// Why it cannot be had, and what can.
+        reason: String,
+    },
+    /// A setting of sampling or scoring out of its range.
+    #[error("`{key}` is {found}, expected {expected}")]
+    Setting {
+        /// The setting.
+        key: &'static str,
+        /// What it may be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// A row (prompt, or prompt and response) that cannot be run.
+    #[error("row {row}: {reason}")]
+    Row {
+        /// Its index among the rows given.
+        row: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A probability that is no number.
+    #[error("row {row}, response position {position}: the log-probability is {logprob}; the weights have diverged")]
+    NotFinite {
+        /// Its index among the rows given.
+        row: usize,
+        /// Response position, from 0.
+        position: usize,
+        /// What came out.
+        logprob: f32,
+    },
+    /// libtorch refused an operation; out of memory is the usual cause.
+    #[error("libtorch: {}", first_line(.0))]
+    Torch(#[from] tch::TchError),
+}
+
+/// What every fallible function of this crate returns.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// libtorch appends a C++ stack trace to its messages; a user needs the first line.
+fn first_line(error: &tch::TchError) -> String {
+    let text = error.to_string();
+    text.lines().next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,215 @@
+//! Scoring: what a model says of sequences that another one (or an older self) sampled.
+
+use crate::support::{self, Top};
+use crate::{Error, Result, TopK, Transformer, host};
+use record::{Ragged, Sample, Score};
+use tch::Tensor;
+
+/// A sampled sequence, borrowed.
+#[derive(Clone, Copy, Debug)]
+pub struct ScoreRow<'a> {
+    /// The prompt, at least one token.
+    pub prompt_ids: &'a [i32],
+    /// The sampled tokens, EOS included.
+    pub response_ids: &'a [i32],
+    /// Ids at each response position whose logprobs are wanted; no list at all where none are.
+    pub draw_ids: &'a Ragged<i32>,
+    /// The sampler's top-k at each response position; no list, or empty ones, where it kept none.
+    pub sampler_top_ids: &'a Ragged<i32>,
+}
+
+impl<'a> ScoreRow<'a> {
+    /// The row of a sample.
+    pub fn new(prompt_ids: &'a [i32], sample: &'a Sample) -> Self {
+        let Sample { response_ids, draw_ids, sampler_top_ids, .. } = sample;
+        Self { prompt_ids, response_ids, draw_ids, sampler_top_ids }
+    }
+
+    fn tokens(&self) -> usize {
+        self.prompt_ids.len() + self.response_ids.len()
+    }
+
+    fn has_support(&self) -> bool {
+        self.sampler_top_ids.iter().any(|list| !list.is_empty())
+    }
+
+    fn check(&self, model: &Transformer, row: usize) -> Result<()> {
+        let error = |reason: String| Err(Error::Row { row, reason });
+        if self.prompt_ids.is_empty() {
+            return error("the prompt is empty, expected at least one token".into());
+        }
+        model.check_length(row, self.tokens())?;
+        for (name, lists) in [("draw_ids", self.draw_ids), ("sampler_top_ids", self.sampler_top_ids)] {
+            if !lists.is_empty() && lists.len() != self.response_ids.len() {
+                let (found, expected) = (lists.len(), self.response_ids.len());
+                return error(format!(
+                    "`{name}` has {found} lists, expected one for each of {expected} response tokens"
+                ));
+            }
+        }
+        for ids in [self.prompt_ids, self.response_ids, self.draw_ids.values(), self.sampler_top_ids.values()] {
+            model.check_ids(row, ids)?;
+        }
+        Ok(())
+    }
+}
+
+/// How to score.
+#[derive(Clone, Debug)]
+pub struct ScoringParams {
+    /// The temperature that the rollouts were sampled at; divides this model's logits too.
+    pub temperature: f64,
+    /// What to keep of this model's distribution at each position.
+    pub top_k: TopK,
+    /// Most tokens, padding included, to run through the network at once; a longer row runs alone.
+    pub max_tokens_per_batch: usize,
+}
+
+impl ScoringParams {
+    /// Refuses values out of range.
+    pub fn check(&self) -> Result<()> {
+        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
+            let found = self.temperature.to_string();
+            return Err(Error::Setting { key: "temperature", expected: "above 0".into(), found });
+        }
+        self.top_k.check()
+    }
+}
+
+/// Scores each row's response tokens, all of them: the first, and EOS. The distribution that predicts a token comes from the
+/// hidden state one position before it.
+pub fn score(model: &Transformer, rows: &[ScoreRow], params: &ScoringParams) -> Result<Vec<Score>> {
+    params.check()?;
+    rows.iter().enumerate().try_for_each(|(i, row)| row.check(model, i))?;
+    let _guard = tch::no_grad_guard();
+    let mut scores = vec![Score { teacher_entropy: Some(Vec::new()), ..Score::default() }; rows.len()];
+    for batch in batches(rows, params.max_tokens_per_batch) {
+        score_batch(model, rows, &batch, params, &mut scores)?;
+    }
+    Ok(scores)
+}
+
+/// Rows of like length together, each batch within `most` tokens as it will be padded.
+fn batches(rows: &[ScoreRow], most: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    order.sort_by_key(|&i| rows[i].tokens());
+    let mut batches: Vec<Vec<usize>> = Vec::new();
+    for i in order {
+        match batches.last_mut() {
+            // Ascending order: row i is the longest of the batch it joins.
+            Some(batch) if (batch.len() + 1) * rows[i].tokens() <= most => batch.push(i),
+            _ => batches.push(vec![i]),
+        }
+    }
+    batches
+}
+
+/// A response position: row, and index in its response.
+type Position = (usize, usize);
+
+fn score_batch(
+    model: &Transformer,
+    rows: &[ScoreRow],
+    batch: &[usize],
+    params: &ScoringParams,
+    scores: &mut [Score],
+) -> Result<()> {
+    let ids: Vec<Vec<i32>> = batch.iter().map(|&i| [rows[i].prompt_ids, rows[i].response_ids].concat()).collect();
+    let ids = model.right_padded(&ids)?;
+    let columns = ids.size2()?.1 as usize;
+    let hidden = model.hidden(&ids)?.f_flatten(0, 1)?;
+    let mut positions: Vec<Position> = Vec::new();
+    let mut index: Vec<i64> = Vec::new();
+    for (b, &i) in batch.iter().enumerate() {
+        let first = b * columns + rows[i].prompt_ids.len() - 1;
+        positions.extend((0..rows[i].response_ids.len()).map(|t| (i, t)));
+        index.extend((0..rows[i].response_ids.len()).map(|t| (first + t) as i64));
+    }
+    let size = support::chunk_rows(model.real_vocab(), model.device());
+    for (part, index) in positions.chunks(size).zip(index.chunks(size)) {
+        let index = host::ids(index, &[index.len()], model.device())?;
+        let logits = model.logits(&hidden.f_index_select(0, &index)?)?;
+        score_chunk(&logits, rows, part, params, scores)?;
+    }
+    Ok(())
+}
+
+/// Appends to each row's score what the logits `[N, V]` at its positions say.
+fn score_chunk(
+    logits: &Tensor,
+    rows: &[ScoreRow],
+    part: &[Position],
+    params: &ScoringParams,
+    scores: &mut [Score],
+) -> Result<()> {
+    let mut logprobs = support::log_probabilities(logits, params.temperature)?;
+    let entropy = logprobs.f_exp()?.f_mul(&logprobs)?.f_sum_dim_intlist(-1, false, tch::Kind::Float)?.f_neg()?;
+    let entropy = host::to_floats(&entropy)?;
+    let device = logits.device();
+    let tokens = Wanted::at(&logprobs, part.iter().map(|&(i, t)| &rows[i].response_ids[t..=t]), device)?;
+    let draws = Wanted::at(&logprobs, part.iter().map(|&(i, t)| list(rows[i].draw_ids, t)), device)?;
+    let support = Wanted::at(&logprobs, part.iter().map(|&(i, t)| list(rows[i].sampler_top_ids, t)), device)?;
+    let support_tail = match &support.tensors {
+        Some((ids, values)) => host::to_floats(&support::log_mass_outside(&mut logprobs, ids, values)?)?,
+        None => Vec::new(),
+    };
+    let top = Top::of(&mut logprobs, params.top_k)?;
+    for (n, &(i, t)) in part.iter().enumerate() {
+        let score = &mut scores[i];
+        let logprob = tokens.values[n * tokens.width];
+        if !logprob.is_finite() {
+            return Err(Error::NotFinite { row: i, position: t, logprob });
+        }
+        score.teacher_logprobs.push(logprob);
+        let (ids, logprobs, tail) = top.row(n);
+        score.teacher_top_ids.push(ids.iter().copied());
+        score.teacher_top_logprobs.push(logprobs.iter().copied());
+        score.teacher_tail_logprobs.push(tail);
+        score.draw_teacher_logprobs.push(draws.row(n, list(rows[i].draw_ids, t).len()));
+        let kept = list(rows[i].sampler_top_ids, t).len();
+        score.sampler_top_teacher_logprobs.push(support.row(n, kept));
+        if rows[i].has_support() {
+            // All of the mass lies outside an empty list, whose padding took some id's away.
+            score.sampler_top_teacher_tail_logprobs.push(if kept == 0 { 0.0 } else { support_tail[n] });
+        }
+        score.teacher_entropy.get_or_insert_default().push(entropy[n]);
+    }
+    Ok(())
+}
+
+/// List `t`, or nothing where no lists were kept.
+fn list(lists: &Ragged<i32>, t: usize) -> &[i32] {
+    if lists.is_empty() { &[] } else { lists.get(t) }
+}
+
+/// Logprobs at lists of ids, one list a row, gathered as a rectangle.
+struct Wanted {
+    width: usize,
+    values: Vec<f32>,
+    /// Ids and logprobs `[N, width]` on the device; none where every list is empty.
+    tensors: Option<(Tensor, Tensor)>,
+}
+
+impl Wanted {
+    fn at<'a>(logprobs: &Tensor, lists: impl Iterator<Item = &'a [i32]> + Clone, device: tch::Device) -> Result<Self> {
+        let width = lists.clone().map(<[i32]>::len).max().unwrap_or(0);
+        if width == 0 {
+            return Ok(Self { width, values: Vec::new(), tensors: None });
+        }
+        let mut ids = Vec::new();
+        for list in lists {
+            // Short lists are padded with an id of their own, so that a support zeroed out is the same one.
+            let padding = list.first().copied().unwrap_or(0);
+            let padded = list.iter().copied().chain(std::iter::repeat_n(padding, width - list.len()));
+            ids.extend(padded.map(i64::from));
+        }
+        let ids = host::ids(&ids, &[ids.len() / width, width], device)?;
+        let values = support::at(logprobs, &ids)?;
+        Ok(Self { width, values: host::to_floats(&values)?, tensors: Some((ids, values)) })
+    }
+
+    /// The first `kept` logprobs of row `n`.
+    fn row(&self, n: usize, kept: usize) -> impl Iterator<Item = f32> + '_ {
+        self.values[n * self.width..][..kept].iter().copied()
+    }
+}

@@ -1,0 +1,252 @@
+//! Weights to and from safetensors, under their Hugging Face names.
+//!
+//! The bytes are a function of the weights alone: names ascending, no gaps, one fixed header. So equal weights have equal files
+//! and equal digests.
+
+use crate::config::{Family, ModelConfig};
+use crate::tokenizer::hex;
+use crate::transformer::Transformer;
+use crate::{Error, Result, chance, host};
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+use tch::{Device, Kind, Tensor};
+
+/// Type of number that weights are written in. In memory they are always float32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// 4 bytes, exact.
+    F32,
+    /// 2 bytes, rounded to 8 significant bits.
+    Bf16,
+}
+
+impl Precision {
+    fn names(self) -> (&'static str, &'static str, Kind) {
+        match self {
+            Precision::F32 => ("F32", "float32", Kind::Float),
+            Precision::Bf16 => ("BF16", "bfloat16", Kind::BFloat16),
+        }
+    }
+
+    fn bytes(self) -> usize {
+        match self {
+            Precision::F32 => 4,
+            Precision::Bf16 => 2,
+        }
+    }
+}
+
+impl Transformer {
+    /// Reads a checkpoint folder: config.json, and model.safetensors or the shards that model.safetensors.index.json names.
+    /// A tokenizer.json there says where the real vocabulary ends.
+    pub fn load(dir: &Path, device: Device) -> Result<Self> {
+        let config = ModelConfig::load(dir)?;
+        let mut tensors = BTreeMap::new();
+        for file in weight_files(dir)? {
+            let path = dir.join(file);
+            let bytes = std::fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+            tensors.extend(parse(&bytes, &path.display().to_string())?);
+        }
+        drop_repeated_head(&config, &mut tensors);
+        Self::from_parameters(config, tensors, device)
+    }
+
+    /// Builds a network from the bytes of a safetensors file.
+    pub fn from_safetensors(config: ModelConfig, bytes: &[u8], device: Device) -> Result<Self> {
+        let mut tensors = parse(bytes, "weights")?;
+        drop_repeated_head(&config, &mut tensors);
+        Self::from_parameters(config, tensors, device)
+    }
+
+    /// A network that has learned nothing: normal weights with standard deviation 0.02, norms 1. A pure function of the
+    /// configuration and the seed.
+    pub fn new_random(config: ModelConfig, seed: u64, device: Device) -> Result<Self> {
+        let mut tensors = BTreeMap::new();
+        for (name, shape) in shapes(&config) {
+            let n = shape.iter().product::<i64>() as usize;
+            let values: Vec<f32> = if shape.len() == 1 {
+                vec![1.0; n]
+            } else {
+                let key = chance::row_seed(seed, chance::name_key(&name), 0, 0);
+                chance::normals(key, n).into_iter().map(|z| (0.02 * z) as f32).collect()
+            };
+            let tensor = host::floats(&values, &[n], Device::Cpu)?.f_view(shape.as_slice())?;
+            tensors.insert(name, tensor);
+        }
+        Self::from_parameters(config, tensors, device)
+    }
+
+    /// Overwrites all weights in place with those of a safetensors file of the same shapes, another policy version say. Handles
+    /// from [`Transformer::parameters`] stay good. On an error nothing is overwritten.
+    pub fn set_weights(&mut self, bytes: &[u8]) -> Result<()> {
+        let mut tensors = parse(bytes, "weights")?;
+        drop_repeated_head(self.config(), &mut tensors);
+        check_shapes(self.config(), &tensors)?;
+        let _guard = tch::no_grad_guard();
+        for (name, parameter) in self.parameter_map() {
+            // `check_shapes` has seen every name; the handle shares the parameter's memory.
+            parameter.shallow_clone().f_copy_(&tensors[name])?;
+        }
+        Ok(())
+    }
+
+    /// The weights as the bytes of a safetensors file, in float32: the same weights give the same bytes.
+    pub fn to_safetensors(&self) -> Result<Vec<u8>> {
+        self.to_safetensors_in(Precision::F32)
+    }
+
+    /// The weights as the bytes of a safetensors file, in either precision.
+    pub fn to_safetensors_in(&self, precision: Precision) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.write(precision, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// SHA-256, in hex, of the bytes that [`Transformer::to_safetensors`] gives.
+    pub fn weights_digest(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        self.write(Precision::F32, &mut hash)?;
+        Ok(hex(&hash.finalize()))
+    }
+
+    /// Writes `config.json` and `model.safetensors` into a folder, which is made if need be.
+    pub fn save(&self, dir: &Path, precision: Precision) -> Result<()> {
+        let write = |name: &str, bytes: &[u8]| {
+            let path = dir.join(name);
+            std::fs::write(&path, bytes).map_err(|source| Error::Write { path, source })
+        };
+        std::fs::create_dir_all(dir).map_err(|source| Error::Write { path: dir.into(), source })?;
+        write("model.safetensors", &self.to_safetensors_in(precision)?)?;
+        write("config.json", self.config().to_json(precision.names().1).as_bytes())
+    }
+
+    /// Header length (8 bytes, little endian), header (JSON, padded with spaces to 8 bytes), then the tensors end to end.
+    fn write(&self, precision: Precision, to: &mut dyn Write) -> Result<()> {
+        let (dtype, _, kind) = precision.names();
+        let mut header = Map::from_iter([("__metadata__".to_owned(), json!({ "format": "pt" }))]);
+        let mut end = 0;
+        for (name, tensor) in self.parameter_map() {
+            let start = end;
+            end += tensor.numel() * precision.bytes();
+            let entry = json!({ "data_offsets": [start, end], "dtype": dtype, "shape": tensor.size() });
+            header.insert(name.clone(), entry);
+        }
+        let mut header = Value::Object(header).to_string();
+        header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
+        let failed = |source| Error::Write { path: "(memory)".into(), source };
+        to.write_all(&(header.len() as u64).to_le_bytes()).map_err(failed)?;
+        to.write_all(header.as_bytes()).map_err(failed)?;
+        for tensor in self.parameter_map().values() {
+            let tensor = tensor.f_detach()?.f_to_kind(kind)?.f_to_device(Device::Cpu)?.f_contiguous()?;
+            let mut bytes = vec![0; tensor.numel() * precision.bytes()];
+            tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
+            to.write_all(&bytes).map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+/// Name and shape of every tensor of a network.
+pub(crate) fn shapes(config: &ModelConfig) -> BTreeMap<String, Vec<i64>> {
+    let [vocab, hidden, inner, head_dim] =
+        [config.vocab_size, config.hidden_size, config.intermediate_size, config.head_dim].map(|n| n as i64);
+    let (queries, keys) = (config.num_attention_heads as i64 * head_dim, config.num_key_value_heads as i64 * head_dim);
+    let mut shapes = BTreeMap::from([
+        ("model.embed_tokens.weight".to_owned(), vec![vocab, hidden]),
+        ("model.norm.weight".to_owned(), vec![hidden]),
+    ]);
+    if !config.tie_word_embeddings {
+        shapes.insert("lm_head.weight".to_owned(), vec![vocab, hidden]);
+    }
+    for i in 0..config.num_hidden_layers {
+        let Family::Qwen3 = config.family;
+        let parts = [
+            ("input_layernorm", vec![hidden]),
+            ("self_attn.q_proj", vec![queries, hidden]),
+            ("self_attn.k_proj", vec![keys, hidden]),
+            ("self_attn.v_proj", vec![keys, hidden]),
+            ("self_attn.o_proj", vec![hidden, queries]),
+            ("self_attn.q_norm", vec![head_dim]),
+            ("self_attn.k_norm", vec![head_dim]),
+            ("post_attention_layernorm", vec![hidden]),
+            ("mlp.gate_proj", vec![inner, hidden]),
+            ("mlp.up_proj", vec![inner, hidden]),
+            ("mlp.down_proj", vec![hidden, inner]),
+        ];
+        shapes.extend(parts.map(|(part, shape)| (format!("model.layers.{i}.{part}.weight"), shape)));
+    }
+    shapes
+}
+
+/// Refuses a missing tensor, one of another shape, and one that nothing would use.
+pub(crate) fn check_shapes(config: &ModelConfig, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    let expected = shapes(config);
+    if let Some((name, tensor)) = tensors.iter().find(|(name, _)| !expected.contains_key(*name)) {
+        return Err(Error::UnexpectedTensor { name: name.clone(), found: tensor.size() });
+    }
+    for (name, expected) in expected {
+        match tensors.get(&name).map(Tensor::size) {
+            None => return Err(Error::MissingTensor { name, expected }),
+            Some(found) if found != expected => return Err(Error::TensorShape { name, expected, found }),
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Some writers store a tied head a second time.
+fn drop_repeated_head(config: &ModelConfig, tensors: &mut BTreeMap<String, Tensor>) {
+    if config.tie_word_embeddings {
+        tensors.remove("lm_head.weight");
+    }
+}
+
+/// The tensors of a safetensors file, on the CPU, in float32.
+fn parse(bytes: &[u8], source_name: &str) -> Result<BTreeMap<String, Tensor>> {
+    let error = |reason: String| Error::Safetensors { source_name: source_name.into(), reason };
+    let file = SafeTensors::deserialize(bytes).map_err(|reason| error(reason.to_string()))?;
+    let mut tensors = BTreeMap::new();
+    for (name, view) in file.tensors() {
+        let kind = match view.dtype() {
+            Dtype::F32 => Kind::Float,
+            Dtype::BF16 => Kind::BFloat16,
+            Dtype::F16 => Kind::Half,
+            Dtype::F64 => Kind::Double,
+            other => return Err(error(format!("tensor `{name}` is {other:?}, expected F32, BF16, F16 or F64"))),
+        };
+        let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
+        let flat = Tensor::f_from_data_size(view.data(), &[shape.iter().product()], kind)?;
+        tensors.insert(name, flat.f_to_kind(Kind::Float)?.f_view(shape.as_slice())?);
+    }
+    Ok(tensors)
+}
+
+/// The weight files of a folder: one, or those of its index.
+fn weight_files(dir: &Path) -> Result<Vec<String>> {
+    let index = dir.join("model.safetensors.index.json");
+    if dir.join("model.safetensors").exists() || !index.exists() {
+        return Ok(vec!["model.safetensors".into()]);
+    }
+    let text = crate::config::read_text(&index)?;
+    let error = |found: String| Error::Config {
+        file: index.display().to_string(),
+        key: "weight_map".into(),
+        expected: "an object from tensor names to file names".into(),
+        found,
+    };
+    let value: Value = serde_json::from_str(&text).map_err(|reason| error(format!("not JSON ({reason})")))?;
+    let map = value["weight_map"].as_object().ok_or_else(|| error(value["weight_map"].to_string()))?;
+    let mut files = Vec::new();
+    for file in map.values() {
+        // Only names beside the index: a checkpoint has no business with other folders.
+        let name = file.as_str().filter(|name| !name.contains(['/', '\\'])).ok_or_else(|| error(file.to_string()))?;
+        files.push(name.to_owned());
+    }
+    files.sort_unstable();
+    files.dedup();
+    Ok(files)
+}

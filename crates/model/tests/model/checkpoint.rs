@@ -1,0 +1,210 @@
+use crate::fixtures::{config, ids, model, values};
+use model::{Device, ModelConfig, Precision, Transformer};
+use serde_json::{Value, json};
+
+/// The `config.json` of a small Qwen3, with some keys changed; null takes one away.
+fn json_with(changes: Value) -> String {
+    let mut value: Value = serde_json::from_str(&config(true).to_json("float32")).unwrap();
+    for (key, change) in changes.as_object().unwrap() {
+        value[key] = change.clone();
+    }
+    value.to_string()
+}
+
+fn read(changes: Value) -> Result<ModelConfig, String> {
+    ModelConfig::from_json(&json_with(changes), "config.json").map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_config_goes_there_and_back() {
+    for tied in [true, false] {
+        let mut config = config(tied);
+        let read = ModelConfig::from_json(&config.to_json("float32"), "config.json").unwrap();
+        config.real_vocab = config.vocab_size;
+        assert_eq!(read, config);
+        assert_eq!(read.with_real_vocab(37).unwrap().real_vocab, 37);
+    }
+}
+
+#[test]
+fn a_config_may_be_written_in_several_ways() {
+    assert_eq!(read(json!({ "rope_theta": 5e5 })).unwrap().rope_theta, 5e5);
+    let nested = json!({ "rope_theta": null, "rope_parameters": { "rope_theta": 1e6, "rope_type": "default" } });
+    assert_eq!(read(nested).unwrap().rope_theta, 1e6);
+    assert_eq!(read(json!({ "eos_token_id": 7 })).unwrap().eos_token_ids, [7]);
+    assert_eq!(read(json!({ "eos_token_id": [9, 7, 9] })).unwrap().eos_token_ids, [7, 9]);
+    assert!(read(json!({ "eos_token_id": null })).unwrap().eos_token_ids.is_empty());
+    assert_eq!(read(json!({ "head_dim": null })).unwrap().head_dim, 128);
+    assert_eq!(read(json!({ "dtype": null, "torch_dtype": "bfloat16" })).unwrap().hidden_size, 24);
+}
+
+#[test]
+fn what_a_config_gets_wrong_is_named() {
+    let refused = |changes: Value, words: &[&str]| {
+        let error = read(changes).unwrap_err();
+        assert!(words.iter().chain(&["config.json"]).all(|word| error.contains(word)), "{error}");
+    };
+    refused(json!({ "model_type": "mamba" }), &["`mamba`", "qwen3"]);
+    refused(json!({ "model_type": null }), &["`model_type`", "missing"]);
+    refused(json!({ "hidden_size": null }), &["`hidden_size`", "missing"]);
+    refused(json!({ "vocab_size": "many" }), &["`vocab_size`", "\"many\"", "whole number"]);
+    refused(json!({ "num_hidden_layers": 0 }), &["`num_hidden_layers`", "is 0"]);
+    refused(json!({ "num_key_value_heads": 3 }), &["`num_key_value_heads`", "divisor"]);
+    refused(json!({ "head_dim": 7 }), &["`head_dim`", "even"]);
+    refused(json!({ "rms_norm_eps": -1 }), &["`rms_norm_eps`", "above 0"]);
+    refused(json!({ "hidden_act": "gelu" }), &["`hidden_act`", "gelu", "silu"]);
+    refused(json!({ "attention_bias": true }), &["`attention_bias`"]);
+    refused(json!({ "use_sliding_window": true }), &["`use_sliding_window`"]);
+    refused(json!({ "rope_scaling": { "type": "yarn" } }), &["`rope_scaling`"]);
+    refused(json!({ "rope_parameters": { "rope_type": "yarn" } }), &["`rope_parameters.rope_type`", "yarn"]);
+    refused(json!({ "layer_types": ["sliding_attention"] }), &["`layer_types`"]);
+    refused(json!({ "quantization_config": {} }), &["`quantization_config`"]);
+    refused(json!({ "eos_token_id": -3 }), &["`eos_token_id`", "-3"]);
+    refused(json!({ "tie_word_embeddings": 1 }), &["`tie_word_embeddings`", "true or false"]);
+    assert!(ModelConfig::from_json("[", "config.json").unwrap_err().to_string().contains("not JSON"));
+    assert!(ModelConfig::from_json("[]", "config.json").unwrap_err().to_string().contains("a JSON object"));
+    assert!(config(true).with_real_vocab(41).unwrap_err().to_string().contains("at least the tokenizer's 41 ids"));
+}
+
+#[test]
+fn weights_go_there_and_back_byte_for_byte() {
+    for tied in [true, false] {
+        let one = model(config(tied), 31);
+        let bytes = one.to_safetensors().unwrap();
+        assert_eq!(bytes.len() % 8, 0);
+        let two = Transformer::from_safetensors(config(tied), &bytes, Device::Cpu).unwrap();
+        assert_eq!(two.to_safetensors().unwrap(), bytes);
+        assert_eq!(two.weights_digest().unwrap(), one.weights_digest().unwrap());
+        assert_eq!(one.weights_digest().unwrap().len(), 64);
+        let names: Vec<String> = one.parameters().into_iter().map(|(name, _)| name).collect();
+        assert!(names.is_sorted() && names.contains(&one.head_name().to_owned()));
+        assert_eq!(names.contains(&"lm_head.weight".to_owned()), !tied);
+        assert!(one.parameters().iter().all(|(_, p)| p.requires_grad() && p.kind() == tch::Kind::Float));
+    }
+}
+
+#[test]
+fn a_seed_makes_the_weights() {
+    let new = |seed| Transformer::new_random(config(true), seed, Device::Cpu).unwrap();
+    assert_eq!(new(1).weights_digest().unwrap(), new(1).weights_digest().unwrap());
+    assert_ne!(new(1).weights_digest().unwrap(), new(2).weights_digest().unwrap());
+    for (name, parameter) in new(1).parameters() {
+        let values = values(&parameter);
+        if name.contains("norm") {
+            assert!(values.iter().all(|&x| x == 1.0));
+        } else {
+            let variance = values.iter().map(|x| x * x).sum::<f32>() / values.len() as f32;
+            assert!((0.016..0.024).contains(&variance.sqrt()), "{name}: {}", variance.sqrt());
+        }
+    }
+}
+
+/// New weights arrive in the same tensors; bad ones leave the old untouched.
+#[test]
+fn weights_are_set_in_place() {
+    let (mut student, newer) = (model(config(true), 33), model(config(true), 34));
+    let handles = student.parameters();
+    student.set_weights(&newer.to_safetensors().unwrap()).unwrap();
+    assert_eq!(student.weights_digest().unwrap(), newer.weights_digest().unwrap());
+    for ((_, old), (_, new)) in handles.iter().zip(newer.parameters()) {
+        assert_eq!(values(old), values(&new));
+        assert!(old.requires_grad() && old.is_leaf());
+    }
+    assert!(student.set_weights(&model(config(false), 1).to_safetensors().unwrap()[..99]).is_err());
+    assert_eq!(student.weights_digest().unwrap(), newer.weights_digest().unwrap());
+}
+
+#[test]
+fn bf16_is_half_the_bytes_and_rounds_once() {
+    let one = model(config(true), 35);
+    let small = one.to_safetensors_in(Precision::Bf16).unwrap();
+    assert!(small.len() < one.to_safetensors().unwrap().len() * 6 / 10);
+    let two = Transformer::from_safetensors(config(true), &small, Device::Cpu).unwrap();
+    assert_eq!(two.to_safetensors_in(Precision::Bf16).unwrap(), small);
+    for ((_, a), (_, b)) in one.parameters().into_iter().zip(two.parameters()) {
+        assert!(values(&a).iter().zip(values(&b)).all(|(x, y)| (x - y).abs() <= x.abs() / 256.0));
+    }
+}
+
+#[test]
+fn what_weights_get_wrong_is_named() {
+    let bytes = model(config(true), 36).to_safetensors().unwrap();
+    let refused = |config: ModelConfig, bytes: &[u8]| match Transformer::from_safetensors(config, bytes, Device::Cpu) {
+        Ok(_) => panic!("accepted"),
+        Err(error) => error.to_string(),
+    };
+    let error = refused(config(false), &bytes);
+    assert!(error.contains("`lm_head.weight` is missing") && error.contains("[40, 24]"), "{error}");
+    let wider = ModelConfig { intermediate_size: 41, ..config(true) };
+    let error = refused(wider, &bytes);
+    assert!(error.contains("mlp.down_proj") && error.contains("[24, 40]") && error.contains("[24, 41]"), "{error}");
+    let error = refused(ModelConfig { num_hidden_layers: 1, ..config(true) }, &bytes);
+    assert!(error.contains("`model.layers.1.") && error.contains("not part of the network"), "{error}");
+    for broken in [&bytes[..bytes.len() - 1], &bytes[..4], b"not safetensors at all"] {
+        assert!(refused(config(true), broken).contains("not a safetensors file"));
+    }
+    let header = br#"{"x":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}  "#;
+    let ints = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 8]].concat();
+    let error = refused(config(true), &ints);
+    assert!(error.contains("`x` is I64"), "{error}");
+}
+
+/// A tied head stored a second time is the embedding again.
+#[test]
+fn a_repeated_head_is_left_out() {
+    let untied = model(config(false), 37);
+    let loaded = Transformer::from_safetensors(config(true), &untied.to_safetensors().unwrap(), Device::Cpu).unwrap();
+    assert!(loaded.is_head_tied());
+    assert_eq!(loaded.head().size(), [40, 24]);
+    assert_eq!(values(&loaded.head()), values(&loaded.parameters()[0].1));
+}
+
+#[test]
+fn folders_are_saved_and_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = Transformer::load(dir.path(), Device::Cpu).err().unwrap().to_string();
+    assert!(missing.contains("config.json") && missing.contains("cannot be read"), "{missing}");
+
+    let one = model(config(false), 38);
+    let inner = dir.path().join("new/folder");
+    one.save(&inner, Precision::F32).unwrap();
+    std::fs::write(inner.join("generation_config.json"), r#"{"eos_token_id": [5, 3]}"#).unwrap();
+    let two = Transformer::load(&inner, Device::Cpu).unwrap();
+    assert_eq!(two.weights_digest().unwrap(), one.weights_digest().unwrap());
+    assert_eq!(two.config().eos_token_ids, [1, 3, 5]);
+    assert_eq!(two.real_vocab(), 40);
+
+    std::fs::remove_file(inner.join("model.safetensors")).unwrap();
+    let missing = Transformer::load(&inner, Device::Cpu).err().unwrap().to_string();
+    assert!(missing.contains("model.safetensors"), "{missing}");
+}
+
+#[test]
+fn shards_are_read_by_their_index() {
+    let one = model(config(true), 39);
+    let dir = tempfile::tempdir().unwrap();
+    one.save(dir.path(), Precision::F32).unwrap();
+    std::fs::rename(dir.path().join("model.safetensors"), dir.path().join("part-1.safetensors")).unwrap();
+    let index = |file: &str| {
+        let map: serde_json::Map<String, Value> =
+            one.parameters().into_iter().map(|(name, _)| (name, file.into())).collect();
+        std::fs::write(dir.path().join("model.safetensors.index.json"), json!({ "weight_map": map }).to_string())
+            .unwrap();
+    };
+    index("part-1.safetensors");
+    let two = Transformer::load(dir.path(), Device::Cpu).unwrap();
+    assert_eq!(two.weights_digest().unwrap(), one.weights_digest().unwrap());
+    index("../part-1.safetensors");
+    let error = Transformer::load(dir.path(), Device::Cpu).err().unwrap().to_string();
+    assert!(error.contains("`weight_map`"), "{error}");
+}
+
+/// Reading the same bytes gives the same logits bit for bit.
+#[test]
+fn a_loaded_network_computes_the_same() {
+    let one = model(config(true), 40);
+    let two = Transformer::from_safetensors(config(true), &one.to_safetensors().unwrap(), Device::Cpu).unwrap();
+    let row = ids(1, 8, one.config());
+    let hidden = |model: &Transformer| values(&model.hidden(&model.right_padded(&[&row]).unwrap()).unwrap());
+    assert_eq!(hidden(&one), hidden(&two));
+}

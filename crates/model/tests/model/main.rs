@@ -1,0 +1,18 @@
+//! The network from outside, on tiny random models.
+//!
+//! - `reference`: a second network in plain float64 loops, which everything else is checked against
+//! - `forward`: hidden states and logits against it, padding, gradients
+//! - `sampling`: cached decoding, seeds, draws, top-k, EOS
+//! - `scoring`: a score against the reference's full distributions
+//! - `checkpoint`: config.json and safetensors, there and back, and what is refused
+//! - `tokenizing`: ids, digests, differences
+//! - `cuda`: a GPU against the CPU; ignored unless asked for, `cargo test -p model -- --ignored`
+
+mod checkpoint;
+mod cuda;
+mod fixtures;
+mod forward;
+mod reference;
+mod sampling;
+mod scoring;
+mod tokenizing;

@@ -1,0 +1,84 @@
+//! Columns made from iterators, each with the sentence that says what it holds.
+
+use arrow::{
+    array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringBuilder, TimestampMillisecondArray},
+    datatypes::{DataType, Field, Schema},
+    error::ArrowError,
+};
+use record::schema::COMMENT;
+use std::{collections::HashMap, sync::Arc};
+
+/// The metadata that carries a sentence.
+pub(crate) fn comment(text: &str) -> HashMap<String, String> {
+    HashMap::from([(COMMENT.to_string(), text.to_string())])
+}
+
+/// A field that is never null, with its sentence.
+pub(crate) fn field(name: &str, data_type: DataType, text: &str) -> Field {
+    Field::new(name, data_type, false).with_metadata(comment(text))
+}
+
+/// Columns of one length, put down one after another.
+#[derive(Default)]
+pub(crate) struct Columns {
+    fields: Vec<Field>,
+    arrays: Vec<ArrayRef>,
+}
+
+impl Columns {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn put(mut self, name: &str, text: &str, nullable: bool, array: ArrayRef) -> Self {
+        self.fields.push(field(name, array.data_type().clone(), text).with_nullable(nullable));
+        self.arrays.push(array);
+        self
+    }
+
+    /// Integers. Counts and numbers of the log are far below 2^63, where i64 ends.
+    pub fn int(self, name: &str, text: &str, values: impl Iterator<Item = u64>) -> Self {
+        self.signed(name, text, values.map(|value| value as i64))
+    }
+
+    /// Integers that may be negative.
+    pub fn signed(self, name: &str, text: &str, values: impl Iterator<Item = i64>) -> Self {
+        self.put(name, text, false, Arc::new(Int64Array::from_iter_values(values)))
+    }
+
+    /// Text.
+    pub fn text<S: AsRef<str>>(self, name: &str, text: &str, values: impl Iterator<Item = S>) -> Self {
+        // `from_iter_values` panics where an iterator does not know its length.
+        let mut builder = StringBuilder::new();
+        values.for_each(|value| builder.append_value(value));
+        self.put(name, text, false, Arc::new(builder.finish()))
+    }
+
+    /// Floats.
+    pub fn real(self, name: &str, text: &str, values: impl Iterator<Item = f64>) -> Self {
+        self.put(name, text, false, Arc::new(Float64Array::from_iter_values(values)))
+    }
+
+    /// Floats, some of which are not known.
+    pub fn maybe_real(self, name: &str, text: &str, values: impl Iterator<Item = Option<f64>>) -> Self {
+        self.put(name, text, true, Arc::new(values.collect::<Float64Array>()))
+    }
+
+    /// Truths.
+    pub fn flag(self, name: &str, text: &str, values: impl Iterator<Item = bool>) -> Self {
+        self.put(name, text, false, Arc::new(BooleanArray::from(values.collect::<Vec<_>>())))
+    }
+
+    /// Points in time, from milliseconds since 1970.
+    pub fn time(self, name: &str, text: &str, values: impl Iterator<Item = i64>) -> Self {
+        let array = TimestampMillisecondArray::from_iter_values(values).with_timezone("UTC");
+        self.put(name, text, false, Arc::new(array))
+    }
+
+    /// All of them as a batch whose schema says what the table holds.
+    pub fn into_batch(self, text: &str) -> Result<RecordBatch, ArrowError> {
+        let schema = Schema::new_with_metadata(self.fields, comment(text));
+        RecordBatch::try_new(Arc::new(schema), self.arrays)
+    }
+}

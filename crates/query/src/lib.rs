@@ -1,0 +1,44 @@
+//! QUESTIONS: SQL over a store, at any commit of its log.
+//!
+//! - [`open`] reads the log and makes a [`Session`]: the store as tables, as it was after one commit;
+//! - [`Session::run`] asks a question and gives an [`Answer`], whose rows are computed as they are read;
+//! - [`write`] and [`render`] put an answer into a [`Format`];
+//! - [`QueryError`] says what to do where there is no answer.
+//!
+//! `commits`, `steps`, `metrics`, `consumed`, `dropped`, `policies`, `evals` and `eval_metrics` are made of the log alone.
+//! `rollouts`, `scores`, `scored` and `step_records` lie in objects, which are opened one after another while the query
+//! runs: a filter on `policy_version`, `batch`, `unit`, `score_set`, `teacher_id` or `step` decides by the log which ones
+//! are, and a question that the log can answer opens none.
+//!
+//! One invariant: nothing here changes a store, and memory does not grow with it, but for the log itself.
+//!
+//! ```no_run
+//! # async fn example() -> query::Result<()> {
+//! let store = store::Store::open("runs/arith", store::StoreOptions::default()).await?;
+//! let session = query::open(&store, None).await?;
+//! let answer = session.run("select staleness, count(*) from consumed group by 1 order by 1").await?;
+//! print!("{}", query::render(answer, query::Format::Table { width: 100 }).await?);
+//! # Ok(())
+//! # }
+//! ```
+#![warn(missing_docs)]
+
+mod answer;
+mod cell;
+mod columns;
+mod error;
+mod hint;
+mod log;
+mod log_scan;
+mod parts;
+mod reader;
+mod render;
+mod scan;
+mod session;
+mod table;
+mod tables;
+
+pub use answer::Answer;
+pub use error::{QueryError, Result};
+pub use render::{Format, TABLE_ROWS, render, write};
+pub use session::{Session, open, open_within};

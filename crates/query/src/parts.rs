@@ -1,0 +1,163 @@
+//! The tables that lie in objects: which objects a table has, and what the log already knows of each.
+
+use crate::{
+    columns::{comment, field},
+    log::{Log, step_of},
+};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::ScalarValue;
+use record::{
+    Event, ObjectRef, RolloutCommit, ScoreCommit,
+    schema::{COMMENT, ROLLOUTS, SCORES, STEPS},
+};
+use std::sync::Arc;
+
+/// A table whose rows lie in objects.
+#[derive(Clone, Debug)]
+pub(crate) struct ObjectTable {
+    pub name: &'static str,
+    pub schema: SchemaRef,
+    /// Columns with one value an object that the log tells: filters on them choose objects before any is opened.
+    pub known: SchemaRef,
+    /// Its objects, in the order of the log.
+    pub parts: Vec<Part>,
+}
+
+/// The rows of one batch or one step record.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    /// The values of the table's `known` columns.
+    pub known: Vec<ScalarValue>,
+    /// How many rows the log says it has.
+    pub rows: usize,
+    /// The batch; none for a step record.
+    pub batch: Option<String>,
+    /// Where the rows lie.
+    pub source: Source,
+}
+
+/// What has to be opened for the rows of a [`Part`].
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    Rollouts(ObjectRef),
+    Scores(ObjectRef),
+    Scored { rollouts: ObjectRef, scores: ObjectRef },
+    StepRecord(ObjectRef),
+}
+
+impl Source {
+    /// The object that decides how many rows there are.
+    pub fn key(&self) -> &str {
+        match self {
+            Source::Rollouts(object) | Source::Scores(object) | Source::StepRecord(object) => &object.key,
+            Source::Scored { scores, .. } => &scores.key,
+        }
+    }
+}
+
+/// Every table of objects.
+pub(crate) fn object_tables(log: &Log) -> [ObjectTable; 4] {
+    [rollouts(log), scores(log), scored(log), step_records(log)]
+}
+
+fn batch_field() -> Field {
+    field("batch", DataType::Utf8, "The batch it is stored in.")
+}
+
+fn row_field() -> Field {
+    field("row", DataType::Int64, "Its row in the batch, from 0.")
+}
+
+fn score_set_field() -> Field {
+    field("score_set", DataType::Utf8, "The score set.")
+}
+
+fn fields(schema: &Schema) -> Vec<Field> {
+    schema.fields().iter().map(|field| field.as_ref().clone()).collect()
+}
+
+fn table(name: &'static str, text: &str, fields: Vec<Field>, known: &[&str], parts: Vec<Part>) -> ObjectTable {
+    let chosen = known.iter().filter_map(|name| fields.iter().find(|field| field.name() == name).cloned());
+    let known = Arc::new(Schema::new(chosen.collect::<Vec<_>>()));
+    ObjectTable { name, schema: Arc::new(Schema::new_with_metadata(fields, comment(text))), known, parts }
+}
+
+fn doc(schema: &Schema) -> &str {
+    schema.metadata().get(COMMENT).map_or("", String::as_str)
+}
+
+fn rollouts(log: &Log) -> ObjectTable {
+    let mut columns = fields(&ROLLOUTS);
+    columns.extend([batch_field(), row_field()]);
+    let delivered = log.commits().iter().filter_map(|commit| match &commit.event {
+        Event::Rollouts(rollouts) => Some(rollouts),
+        _ => None,
+    });
+    let parts = delivered.map(|of| Part {
+        known: vec![text(&of.batch), version(of), int(of.of.unit), text(&of.teacher_id)],
+        rows: of.of.rows.len() as usize,
+        batch: Some(of.batch.clone()),
+        source: Source::Rollouts(of.object.clone()),
+    });
+    table("rollouts", doc(&ROLLOUTS), columns, &["batch", "policy_version", "unit", "teacher_id"], parts.collect())
+}
+
+fn scores(log: &Log) -> ObjectTable {
+    let mut columns = fields(&SCORES);
+    let version_text = "The policy version that sampled the rollout.";
+    let version_field = field("policy_version", DataType::Int64, version_text);
+    columns.extend([score_set_field(), version_field, batch_field(), row_field()]);
+    let parts = scorings(log).map(|(scores, of)| Part {
+        known: vec![text(&of.batch), text(&scores.score_set), version(of)],
+        rows: of.of.rows.len() as usize,
+        batch: Some(of.batch.clone()),
+        source: Source::Scores(scores.object.clone()),
+    });
+    table("scores", doc(&SCORES), columns, &["batch", "score_set", "policy_version"], parts.collect())
+}
+
+fn scored(log: &Log) -> ObjectTable {
+    let mut columns = fields(&ROLLOUTS);
+    // Equal in both, or, for `teacher_id`, the teacher that was asked for.
+    columns.extend(fields(&SCORES).into_iter().filter(|field| ROLLOUTS.field_with_name(field.name()).is_err()));
+    columns.extend([score_set_field(), batch_field(), row_field()]);
+    let default = scorings(log).filter(|(scores, _)| Some(scores.score_set.as_str()) == log.score_set());
+    let parts = default.map(|(scores, of)| Part {
+        known: vec![text(&of.batch), text(&scores.score_set), version(of), int(of.of.unit), text(&of.teacher_id)],
+        rows: of.of.rows.len() as usize,
+        batch: Some(of.batch.clone()),
+        source: Source::Scored { rollouts: of.object.clone(), scores: scores.object.clone() },
+    });
+    let comment = "One row is one rollout with its scores in the run's default score set.";
+    let known = ["batch", "score_set", "policy_version", "unit", "teacher_id"];
+    table("scored", comment, columns, &known, parts.collect())
+}
+
+fn step_records(log: &Log) -> ObjectTable {
+    let parts = log.commits().iter().filter_map(step_of).map(|step| Part {
+        known: vec![int(step.step)],
+        rows: step.consumed.iter().map(|of| of.rows.len() as usize).sum(),
+        batch: None,
+        source: Source::StepRecord(step.record.clone()),
+    });
+    table("step_records", doc(&STEPS), fields(&STEPS), &["step"], parts.collect())
+}
+
+fn scorings(log: &Log) -> impl Iterator<Item = (&ScoreCommit, &RolloutCommit)> {
+    log.commits().iter().filter_map(|commit| match &commit.event {
+        Event::Scores(scores) => Some((scores, log.delivered(&scores.batch))),
+        _ => None,
+    })
+}
+
+fn text(value: &str) -> ScalarValue {
+    ScalarValue::Utf8(Some(value.into()))
+}
+
+fn int(value: u64) -> ScalarValue {
+    ScalarValue::Int64(Some(value as i64))
+}
+
+fn version(of: &RolloutCommit) -> ScalarValue {
+    int(of.policy_version.0)
+}

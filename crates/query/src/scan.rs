@@ -1,0 +1,143 @@
+//! How a query reads a table of objects: filters choose the objects by what the log knows of them, and they are opened
+//! one after another while the answer is read.
+
+use crate::{
+    parts::{ObjectTable, Part},
+    reader::Opener,
+};
+use arrow::{
+    array::{Array, AsArray, RecordBatch},
+    datatypes::SchemaRef,
+};
+use async_trait::async_trait;
+use datafusion::{
+    catalog::{Session, TableProvider},
+    common::{DFSchema, ScalarValue},
+    error::{DataFusionError, Result},
+    execution::{SendableRecordBatchStream, TaskContext},
+    logical_expr::{Expr, TableProviderFilterPushDown, TableType},
+    physical_plan::{
+        ExecutionPlan,
+        stream::RecordBatchStreamAdapter,
+        streaming::{PartitionStream, StreamingTableExec},
+    },
+};
+use futures::{StreamExt, TryStreamExt, stream};
+use std::{fmt, sync::Arc};
+
+/// Objects opened at once by one partition: the next is fetched while one is worked on.
+const PREFETCH: usize = 2;
+
+/// A table of objects as DataFusion sees it.
+pub(crate) struct ObjectProvider {
+    pub table: ObjectTable,
+    pub opener: Opener,
+}
+
+impl fmt::Debug for ObjectProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} objects", self.table.name, self.table.parts.len())
+    }
+}
+
+impl ObjectProvider {
+    fn is_known(&self, filter: &Expr) -> bool {
+        let columns = filter.column_refs();
+        let known = columns.iter().all(|column| self.table.known.field_with_name(column.name()).is_ok());
+        known && !columns.is_empty() && !filter.is_volatile()
+    }
+
+    /// The parts that may hold rows that pass `filters`.
+    fn choose(&self, state: &dyn Session, filters: &[Expr]) -> Result<Vec<Part>> {
+        let mut parts = self.table.parts.clone();
+        let schema = DFSchema::try_from(self.table.known.as_ref().clone())?;
+        for filter in filters.iter().filter(|filter| self.is_known(filter)) {
+            if parts.is_empty() {
+                break;
+            }
+            let columns = (0..self.table.known.fields().len())
+                .map(|i| ScalarValue::iter_to_array(parts.iter().map(|part| part.known[i].clone())))
+                .collect::<Result<Vec<_>>>()?;
+            let batch = RecordBatch::try_new(self.table.known.clone(), columns)?;
+            let predicate = state.create_physical_expr(filter.clone(), &schema)?;
+            // A filter that fails here, such as a division by 0 that another filter guards, fails or passes on the rows.
+            let Ok(passes) = predicate.evaluate(&batch).and_then(|passes| passes.into_array(parts.len())) else {
+                continue;
+            };
+            let Some(passes) = passes.as_boolean_opt() else { continue };
+            let mut row = 0..;
+            parts.retain(|_| row.next().is_some_and(|i| passes.is_valid(i) && passes.value(i)));
+        }
+        Ok(parts)
+    }
+}
+
+#[async_trait]
+impl TableProvider for ObjectProvider {
+    fn schema(&self) -> SchemaRef {
+        self.table.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        let known = |filter: &&Expr| match self.is_known(filter) {
+            true => TableProviderFilterPushDown::Inexact,
+            false => TableProviderFilterPushDown::Unsupported,
+        };
+        Ok(filters.iter().map(known).collect())
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = match projection {
+            Some(columns) => Arc::new(self.table.schema.project(columns)?),
+            None => self.table.schema.clone(),
+        };
+        let parts = self.choose(state, filters)?;
+        let share = parts.len().div_ceil(state.config().target_partitions()).max(1);
+        // One partition at least, or an empty table would have none to ask.
+        let shares = parts.chunks(share).map(<[Part]>::to_vec).chain(parts.is_empty().then(Vec::new));
+        let partitions = shares.map(|parts| {
+            let share =
+                Share { schema: schema.clone(), known: self.table.known.clone(), parts, opener: self.opener.clone() };
+            Arc::new(share) as Arc<dyn PartitionStream>
+        });
+        Ok(Arc::new(StreamingTableExec::try_new(schema.clone(), partitions.collect(), None, [], false, limit)?))
+    }
+}
+
+/// Some of a table's objects, read one after another.
+struct Share {
+    schema: SchemaRef,
+    known: SchemaRef,
+    parts: Vec<Part>,
+    opener: Opener,
+}
+
+impl fmt::Debug for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} objects", self.parts.len())
+    }
+}
+
+impl PartitionStream for Share {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let (schema, known, opener) = (self.schema.clone(), self.known.clone(), self.opener.clone());
+        let batches = stream::iter(self.parts.clone())
+            .map(move |part| opener.clone().read(part, schema.clone(), known.clone()))
+            .buffered(PREFETCH);
+        Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), batches.map_err(DataFusionError::from)))
+    }
+}

@@ -1,0 +1,24 @@
+//! `commits`: one row is one entry of the log.
+
+use crate::{columns::Columns, log::Log};
+use arrow::{array::RecordBatch, error::ArrowError};
+use record::Commit;
+
+pub(super) fn commits(_: &Log, commits: &[Commit]) -> Result<RecordBatch, ArrowError> {
+    let each = || commits.iter();
+    let json = commits.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>();
+    let json = json.map_err(|error| ArrowError::ExternalError(Box::new(error)))?;
+    Columns::new()
+        .int("seq", "Its place in the log, from 0, without gaps.", each().map(|c| c.seq))
+        .text("kind", "What happened: run, claim, rollouts, scores, step, eval ...", each().map(|c| c.event.kind()))
+        .time("at", "When it was written, by the writer's clock.", each().map(|c| c.at))
+        .text("worker", "Who made it; kept when the process is started again.", each().map(|c| &c.work.worker))
+        .text("incarnation", "Unique to one life of the worker's process.", each().map(|c| &c.work.incarnation))
+        .text("job", "What the worker does: rollout, score, learn, eval, run.", each().map(|c| c.work.job.as_str()))
+        .time("started", "When the work began, by the worker's clock.", each().map(|c| c.work.started))
+        .real("busy_s", "Seconds spent working.", each().map(|c| c.work.busy_s))
+        .real("waited_s", "Seconds spent waiting before it, for input or for room.", each().map(|c| c.work.waited_s))
+        .int("tokens", "Tokens sampled, scored or trained.", each().map(|c| c.work.tokens))
+        .text("json", "The whole commit as JSON.", json.iter())
+        .into_batch("One row is one commit: one entry of the log.")
+}

@@ -1,0 +1,73 @@
+//! `consumed` and `dropped`: one row is one rollout and how it ended.
+
+use crate::{
+    columns::Columns,
+    log::{Log, step_of},
+};
+use arrow::{array::RecordBatch, error::ArrowError};
+use record::{BatchRows, Commit, Dropped, Event, RolloutCommit, rollout_id};
+
+/// One rollout, as a row of a batch.
+struct Row<'a> {
+    of: &'a RolloutCommit,
+    row: u32,
+}
+
+impl<'a> Row<'a> {
+    fn each(log: &'a Log, of: &'a BatchRows) -> impl Iterator<Item = Row<'a>> {
+        let delivered = log.delivered(&of.batch);
+        of.rows.iter().map(move |row| Row { of: delivered, row })
+    }
+}
+
+/// Adds the columns that say which rollout a row is.
+fn identity<'a>(columns: Columns, rows: impl Iterator<Item = &'a Row<'a>> + Clone) -> Columns {
+    let each = || rows.clone();
+    columns
+        .text("rollout_id", "The rollout.", each().map(|r| rollout_id(&r.of.batch, r.row as usize)))
+        .text("batch", "The batch it is stored in.", each().map(|r| &r.of.batch))
+        .int("row", "Its row in the batch, from 0.", each().map(|r| r.row.into()))
+        .int("unit", "The slice of the prompt order it was sampled for.", each().map(|r| r.of.of.unit))
+        .int("policy_version", "The policy version that sampled it.", each().map(|r| r.of.policy_version.0))
+}
+
+pub(super) fn consumed(log: &Log, commits: &[Commit]) -> Result<RecordBatch, ArrowError> {
+    let rows: Vec<(u64, Row)> = commits
+        .iter()
+        .filter_map(step_of)
+        .flat_map(|step| step.consumed.iter().map(|of| (step.step, of)))
+        .flat_map(|(step, of)| Row::each(log, of).map(move |row| (step, row)))
+        .collect();
+    // The learner held version `step - 1` when it took the row up.
+    let staleness = rows.iter().map(|(step, row)| *step as i64 - 1 - row.of.policy_version.0 as i64);
+    let columns = Columns::new().int("step", "The optimizer step that trained on it.", rows.iter().map(|(s, _)| *s));
+    identity(columns, rows.iter().map(|(_, row)| row))
+        .signed(
+            "staleness",
+            "Policy versions the learner was ahead of the rollout: step - 1 - policy_version.",
+            staleness,
+        )
+        .into_batch("One row is one rollout that one step trained on, in the order of training.")
+}
+
+pub(super) fn dropped(log: &Log, commits: &[Commit]) -> Result<RecordBatch, ArrowError> {
+    let rows: Vec<(u64, &Dropped, Row)> = commits
+        .iter()
+        .flat_map(|commit| dropped_by(&commit.event).iter().map(|dropped| (commit.seq, dropped)))
+        .flat_map(|(seq, dropped)| Row::each(log, &dropped.of).map(move |row| (seq, dropped, row)))
+        .collect();
+    let columns = Columns::new().int("seq", "The commit that dropped it.", rows.iter().map(|(seq, ..)| *seq));
+    let reason = "Why: stale, corrupt (its object is damaged), finished (the last step was made without it).";
+    identity(columns, rows.iter().map(|(.., row)| row))
+        .text("reason", reason, rows.iter().map(|(_, dropped, _)| dropped.reason.as_str()))
+        .flag("reissued", "Whether its prompt was to be sampled again.", rows.iter().map(|(_, d, _)| d.reissue))
+        .into_batch("One row is one rollout that ended without being trained on.")
+}
+
+fn dropped_by(event: &Event) -> &[Dropped] {
+    match event {
+        Event::Step(step) => &step.dropped,
+        Event::Drop { dropped } | Event::Finish { dropped } => dropped,
+        _ => &[],
+    }
+}

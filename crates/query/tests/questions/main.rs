@@ -1,0 +1,13 @@
+//! Questions to a small run, answered.
+//!
+//! - [`fixture`]: the run, made through the store's own API
+//! - [`log`]: tables of the log, and `--at`
+//! - [`objects`]: tables of objects: rows, pruning, damage
+//! - [`refusals`]: what is refused, and what misspelt names get
+//! - [`formats`]: table, csv, json
+
+mod fixture;
+mod formats;
+mod log;
+mod objects;
+mod refusals;

@@ -1,0 +1,294 @@
+//! Where the bytes lie: one object store and a prefix in it, opened from an address. Nothing above this file knows which.
+
+use crate::{Result, StoreError, StoreOptions, durable};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
+use object_store::{
+    ClientConfigKey, Error, ObjectStore, ObjectStoreExt, PutMode, RetryConfig,
+    aws::{AmazonS3Builder, AmazonS3ConfigKey},
+    local::LocalFileSystem,
+    memory::InMemory,
+    path::Path,
+};
+use std::{
+    fmt,
+    io::ErrorKind,
+    path::{Component, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use url::Url;
+
+/// How long `open` waits for a sign of life.
+const REACH: Duration = Duration::from_secs(20);
+/// How long one request to a bucket may take, weights included.
+const REQUEST: &str = "120 seconds";
+
+/// The objects of one store.
+#[derive(Clone)]
+pub(crate) struct Backend {
+    objects: Arc<dyn ObjectStore>,
+    /// The store's root within `objects`.
+    prefix: String,
+    /// The store's root as a folder, where it is one.
+    local: Option<PathBuf>,
+    fsync: bool,
+    /// The address, for messages.
+    pub url: String,
+}
+
+/// Why a put did not say that it was made.
+#[derive(Debug)]
+pub(crate) enum PutFailure {
+    /// Something is at the key: another's, or our own whose acknowledgement was lost.
+    Exists,
+    /// It was not made and would not be when tried again.
+    Refused(StoreError),
+    /// It may have been made, or may yet be.
+    Unclear(String),
+}
+
+/// An object in a listing.
+pub(crate) struct Listed {
+    pub key: String,
+    pub bytes: u64,
+}
+
+impl Backend {
+    pub fn over(objects: Arc<dyn ObjectStore>, url: &str) -> Self {
+        Self { objects, prefix: String::new(), local: None, fsync: false, url: url.into() }
+    }
+
+    pub fn memory() -> Self {
+        Self::over(Arc::new(InMemory::new()), "memory:///")
+    }
+
+    /// Understands the address and checks that it can be reached. Writes nothing.
+    pub async fn open(url: &str, options: &StoreOptions) -> Result<Self> {
+        let address = |reason: &str| StoreError::Address { url: without_credentials(url), reason: reason.into() };
+        let Some((scheme, _)) = url.split_once("://") else { return Self::folder(PathBuf::from(url), options) };
+        let parsed = Url::parse(url).map_err(|error| address(&error.to_string()))?;
+        if !parsed.username().is_empty() || parsed.password().is_some() || parsed.query().is_some() {
+            return Err(address("credentials and settings come from the environment (AWS_*), not from the address"));
+        }
+        match scheme {
+            "memory" => Ok(Self::memory()),
+            "file" => {
+                let path =
+                    parsed.to_file_path().map_err(|()| address("a file address has three slashes and no host"))?;
+                Self::folder(path, options)
+            }
+            "s3" | "s3a" => Self::bucket(&parsed, url).await,
+            other => Err(address(&format!("`{other}://` is not supported"))),
+        }
+    }
+
+    fn folder(path: PathBuf, options: &StoreOptions) -> Result<Self> {
+        let url = path.display().to_string();
+        let address = |reason: String| StoreError::Address { url: url.clone(), reason };
+        if path.as_os_str().is_empty() {
+            return Err(address("it is empty".into()));
+        }
+        let root = resolve(&path).map_err(|error| address(error.to_string()))?;
+        if root.exists() && !root.is_dir() {
+            return Err(address("it is a file, not a folder".into()));
+        }
+        let prefix = Path::from_absolute_path(&root).map_err(|error| address(error.to_string()))?;
+        Ok(Self {
+            objects: Arc::new(LocalFileSystem::new()),
+            prefix: prefix.to_string(),
+            local: Some(root),
+            fsync: options.fsync,
+            url,
+        })
+    }
+
+    async fn bucket(parsed: &Url, url: &str) -> Result<Self> {
+        let address = |reason: String| StoreError::Address { url: url.into(), reason };
+        let bucket = parsed.host_str().ok_or_else(|| address("it names no bucket".into()))?;
+        let prefix = Path::from_url_path(parsed.path()).map_err(|error| address(error.to_string()))?;
+        let client = |attempts| {
+            let retry = RetryConfig { max_retries: attempts, ..RetryConfig::default() };
+            let builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry);
+            let builder = builder.with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), REQUEST);
+            let objects = builder.build().map_err(|error| address(error.to_string()))?;
+            Ok(Self { prefix: prefix.to_string(), ..Self::over(Arc::new(objects), url) })
+        };
+        // Later a server may be away for a while; now an address or key that is wrong is better told at once.
+        let (probe, key) = (client(2)?, crate::keys::commit(0));
+        match tokio::time::timeout(REACH, probe.length(&key)).await {
+            Ok(answer) => answer?,
+            Err(_) => return Err(probe.unreachable("read", &key, 1, format!("no answer within {REACH:?}"))),
+        };
+        client(RetryConfig::default().max_retries)
+    }
+
+    /// Puts an object where none is: all of it or nothing.
+    pub async fn put_new(&self, key: &str, bytes: Bytes) -> Result<(), PutFailure> {
+        let path = self.path(key).map_err(PutFailure::Refused)?;
+        if self.fsync
+            && let Some(file) = self.file(key)
+        {
+            let put = tokio::task::spawn_blocking(move || durable::put_new(&file, &bytes)).await;
+            return match put.unwrap_or_else(|stopped| Err(std::io::Error::other(stopped))) {
+                Ok(()) => Ok(()),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(PutFailure::Exists),
+                Err(error) if is_final(error.kind()) => {
+                    Err(PutFailure::Refused(self.refused("write", key, error.to_string())))
+                }
+                Err(error) => Err(PutFailure::Unclear(error.to_string())),
+            };
+        }
+        match self.objects.put_opts(&path, bytes.into(), PutMode::Create.into()).await {
+            Ok(_) => Ok(()),
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. } | Error::NotModified { .. }) => {
+                Err(PutFailure::Exists)
+            }
+            Err(error) if would_fail_again(&error) => {
+                Err(PutFailure::Refused(self.refused("write", key, error.to_string())))
+            }
+            Err(error) => Err(PutFailure::Unclear(error.to_string())),
+        }
+    }
+
+    /// The object's bytes; `None` if there is no such object.
+    pub async fn read(&self, key: &str) -> Result<Option<Bytes>> {
+        let path = self.path(key)?;
+        let got = match self.objects.get(&path).await {
+            Ok(object) => object.bytes().await,
+            Err(error) => Err(error),
+        };
+        self.found(key, got)
+    }
+
+    /// The object's length; `None` if there is no such object.
+    pub async fn length(&self, key: &str) -> Result<Option<u64>> {
+        let path = self.path(key)?;
+        let found = self.found(key, self.objects.head(&path).await)?;
+        Ok(found.map(|meta| meta.size))
+    }
+
+    /// Deletes an object; one that is not there is deleted already.
+    pub async fn delete(&self, key: &str) -> Result<()> {
+        let path = self.path(key)?;
+        match self.objects.delete(&path).await {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.failed("delete", key, &error)),
+        }
+    }
+
+    /// Every object below `folder`; all of the store's for an empty one. In no order.
+    pub fn list(&self, folder: &str) -> BoxStream<'_, Result<Listed>> {
+        let folder = folder.to_string();
+        let path = match self.path(&folder) {
+            Ok(path) => path,
+            Err(error) => return futures::stream::once(async { Err(error) }).boxed(),
+        };
+        let below = if self.prefix.is_empty() { String::new() } else { format!("{}/", self.prefix) };
+        self.objects
+            .list(Some(&path))
+            .map_err(move |error| self.failed("list", &folder, &error))
+            .try_filter_map(move |meta| {
+                let key = meta.location.as_ref().strip_prefix(&below).map(str::to_string);
+                std::future::ready(Ok(key.map(|key| Listed { key, bytes: meta.size })))
+            })
+            .boxed()
+    }
+
+    /// The file an object is, in a local store.
+    pub fn file(&self, key: &str) -> Option<PathBuf> {
+        self.local.as_ref().map(|root| root.join(key))
+    }
+
+    /// A key read from a commit may be anything; one that would leave the store is refused here.
+    pub fn path(&self, key: &str) -> Result<Path> {
+        let whole =
+            [self.prefix.as_str(), key].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
+        Path::parse(whole).map_err(|error| self.refused("use", key, error.to_string()))
+    }
+
+    fn found<T>(&self, key: &str, got: object_store::Result<T>) -> Result<Option<T>> {
+        match got {
+            Ok(value) => Ok(Some(value)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed("read", key, &error)),
+        }
+    }
+
+    fn failed(&self, doing: &'static str, key: &str, error: &Error) -> StoreError {
+        let reason = error.to_string();
+        if would_fail_again(error) { self.refused(doing, key, reason) } else { self.unreachable(doing, key, 1, reason) }
+    }
+
+    pub fn refused(&self, doing: &'static str, key: &str, reason: String) -> StoreError {
+        StoreError::Refused { url: self.url.clone(), doing, key: key.into(), reason }
+    }
+
+    pub fn unreachable(&self, doing: &'static str, key: &str, attempts: u32, reason: String) -> StoreError {
+        StoreError::Unreachable { url: self.url.clone(), doing, key: key.into(), attempts, reason }
+    }
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backend").field("url", &self.url).field("fsync", &self.fsync).finish_non_exhaustive()
+    }
+}
+
+fn would_fail_again(error: &Error) -> bool {
+    match error {
+        Error::PermissionDenied { .. }
+        | Error::Unauthenticated { .. }
+        | Error::NotSupported { .. }
+        | Error::NotImplemented { .. }
+        | Error::InvalidPath { .. }
+        | Error::UnknownConfigurationKey { .. }
+        | Error::NotFound { .. } => true,
+        other => {
+            let mut cause = std::error::Error::source(other);
+            while let Some(error) = cause {
+                if error.downcast_ref::<std::io::Error>().is_some_and(|io| is_final(io.kind())) {
+                    return true;
+                }
+                cause = error.source();
+            }
+            false
+        }
+    }
+}
+
+fn is_final(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::PermissionDenied
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::StorageFull
+            | ErrorKind::QuotaExceeded
+            | ErrorKind::NotADirectory
+            | ErrorKind::Unsupported
+    )
+}
+
+/// The folder's one true path. What does not exist yet is taken by name, below what does.
+fn resolve(path: &std::path::Path) -> std::io::Result<PathBuf> {
+    let absolute = std::path::absolute(path)?;
+    let mut existing = absolute.as_path();
+    while !existing.exists() {
+        existing = existing.parent().ok_or(ErrorKind::NotFound)?;
+    }
+    let rest = absolute.strip_prefix(existing).map_err(std::io::Error::other)?;
+    if rest.components().any(|part| !matches!(part, Component::Normal(_))) {
+        return Err(std::io::Error::other("it goes up (`..`) from a folder that does not exist"));
+    }
+    let existing = existing.canonicalize()?;
+    Ok(if rest.as_os_str().is_empty() { existing } else { existing.join(rest) })
+}
+
+/// The address without what stands before an `@`, which may be a secret, and without its query.
+fn without_credentials(url: &str) -> String {
+    let url = url.split_once('?').map_or(url, |(before, _)| before);
+    match url.split_once("://") {
+        Some((scheme, rest)) => format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, after)| after)),
+        None => url.into(),
+    }
+}

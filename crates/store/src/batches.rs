@@ -1,0 +1,121 @@
+//! What the jobs store: batches of rollouts and of scores, step records, weights and moments.
+
+use crate::{Key, Result, Store, StoreError, ipc};
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use bytes::Bytes;
+use record::{
+    ObjectRef, PolicyVersion, RecordError, RolloutBatch, ScoredBatch,
+    schema::{self, ROLLOUTS, SCORES, STEPS},
+};
+
+impl Store {
+    /// Stores a batch of rollouts.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub async fn put_rollouts(&self, batch: &str, rollouts: &RolloutBatch) -> Result<ObjectRef> {
+        let key = Key::rollouts(rollouts.policy_version(), batch);
+        self.put_columns(key, rollouts.as_record_batch().clone()).await
+    }
+
+    /// Stores the scores of a batch.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub async fn put_scores(&self, score_set: &str, batch: &str, scored: &ScoredBatch) -> Result<ObjectRef> {
+        self.put_columns(Key::scores(score_set, batch), scored.scores().clone()).await
+    }
+
+    /// Stores what the learner saw in a step; `rows` is from [`record::encode_step`].
+    ///
+    /// # Errors
+    /// As [`Store::put`]; [`StoreError::Invalid`] if `rows` is no step record.
+    pub async fn put_step_record(&self, step: u64, rows: RecordBatch) -> Result<ObjectRef> {
+        let key = Key::step(step);
+        schema::check(&rows, &STEPS).map_err(|reason| StoreError::Invalid { key: key.as_str().into(), reason })?;
+        self.put_columns(key, rows).await
+    }
+
+    /// Stores the weights of a policy version.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub async fn put_policy(&self, version: PolicyVersion, safetensors: impl Into<Bytes>) -> Result<ObjectRef> {
+        self.put(Key::weights(version), safetensors).await
+    }
+
+    /// Stores the optimizer's moments at a policy version.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub async fn put_moments(&self, version: PolicyVersion, safetensors: impl Into<Bytes>) -> Result<ObjectRef> {
+        self.put(Key::moments(version), safetensors).await
+    }
+
+    /// A batch of rollouts; mapped, not copied, where the store is local.
+    ///
+    /// # Errors
+    /// As [`Store::get`]; [`StoreError::Corrupt`] or [`StoreError::Invalid`] if it is no batch of rollouts.
+    pub async fn get_rollouts(&self, object: &ObjectRef) -> Result<RolloutBatch> {
+        let check = |batch| RolloutBatch::try_new(batch);
+        self.get_columns(object, &ROLLOUTS, check).await
+    }
+
+    /// The columns of a batch of scores, checked against their schema alone.
+    ///
+    /// # Errors
+    /// As [`Store::get_rollouts`].
+    pub async fn get_scores(&self, object: &ObjectRef) -> Result<RecordBatch> {
+        self.get_columns(object, &SCORES, |batch| schema::check(&batch, &SCORES).map(|()| batch)).await
+    }
+
+    /// What the learner saw in a step.
+    ///
+    /// # Errors
+    /// As [`Store::get_rollouts`].
+    pub async fn get_step_record(&self, object: &ObjectRef) -> Result<RecordBatch> {
+        self.get_columns(object, &STEPS, |batch| schema::check(&batch, &STEPS).map(|()| batch)).await
+    }
+
+    /// A batch of rollouts with one of its score sets, zipped.
+    ///
+    /// # Errors
+    /// As [`Store::get_rollouts`]; [`StoreError::Invalid`], naming the scores, if they do not fit the rollouts.
+    pub async fn get_scored(&self, rollouts: &ObjectRef, scores: &ObjectRef) -> Result<ScoredBatch> {
+        let (rollouts, columns) =
+            futures::future::try_join(self.get_rollouts(rollouts), self.get_scores(scores)).await?;
+        let key = scores.key.clone();
+        let zip = move || ScoredBatch::zip(rollouts, columns).map_err(|reason| StoreError::Invalid { key, reason });
+        self.blocking(&scores.key, zip).await
+    }
+
+    async fn put_columns(&self, key: Key, batch: RecordBatch) -> Result<ObjectRef> {
+        let name = key.as_str().to_string();
+        let encode = move || {
+            let invalid = |reason| StoreError::Invalid { key: name, reason };
+            ipc::encode(&batch).map_err(|error| invalid(RecordError::from(error)))
+        };
+        let bytes = self.blocking(key.as_str(), encode).await?;
+        self.put(key, bytes).await
+    }
+
+    async fn get_columns<T: Send + 'static>(
+        &self,
+        object: &ObjectRef,
+        schema: &SchemaRef,
+        check: impl FnOnce(RecordBatch) -> Result<T, RecordError> + Send + 'static,
+    ) -> Result<T> {
+        let bytes = self.get(object).await?;
+        let (key, schema) = (object.key.clone(), schema.clone());
+        let decode = move || {
+            let batch = ipc::decode(bytes, &schema).map_err(|fault| match fault {
+                ipc::Fault::Malformed(found) => {
+                    StoreError::Corrupt { key: key.clone(), expected: "a batch as an Arrow file".into(), found }
+                }
+                ipc::Fault::Newer(found, newest) => StoreError::NewerFormat { key: key.clone(), found, newest },
+            })?;
+            check(batch).map_err(|reason| StoreError::Invalid { key, reason })
+        };
+        self.blocking(&object.key, decode).await
+    }
+}

@@ -1,0 +1,194 @@
+//! Every key of a store is made and read here.
+//!
+//! Keys carry meaning for people; the length and digest in a commit decide. All keys but those of log entries, snapshots
+//! and content-addressed files end in a unique id, so nothing is ever put twice to one key.
+
+use crate::chance::unique_id;
+use record::{Digest, PolicyVersion};
+
+/// Where a new object goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key(String);
+
+impl Key {
+    /// A batch of rollouts: `rollouts/v00000007/<batch>-<nonce>.arrow`.
+    pub fn rollouts(version: PolicyVersion, batch: &str) -> Self {
+        Self(format!("rollouts/{}/{}-{}.arrow", folder(version), plain(batch), unique_id()))
+    }
+
+    /// The scores of a batch: `scores/<score set>/<batch>-<nonce>.arrow`.
+    pub fn scores(score_set: &str, batch: &str) -> Self {
+        Self(format!("scores/{}/{}-{}.arrow", plain(score_set), plain(batch), unique_id()))
+    }
+
+    /// What the learner saw in a step: `steps/00000042-<nonce>.arrow`.
+    pub fn step(step: u64) -> Self {
+        Self(format!("steps/{step:08}-{}.arrow", unique_id()))
+    }
+
+    /// The weights of a policy version: `policies/v00000008-<nonce>/model.safetensors`.
+    pub fn weights(version: PolicyVersion) -> Self {
+        Self(format!("policies/{}-{}/model.safetensors", folder(version), unique_id()))
+    }
+
+    /// The optimizer's moments at a policy version: `optimizer/v00000008-<nonce>.safetensors`.
+    pub fn moments(version: PolicyVersion) -> Self {
+        Self(format!("optimizer/{}-{}.safetensors", folder(version), unique_id()))
+    }
+
+    /// A file that is stored once, by its content: `policies/<stem>-<digest>.<extension>`.
+    pub fn file(name: &str, digest: &Digest) -> Self {
+        let (stem, extension) = name.rsplit_once('.').unwrap_or((name, "bin"));
+        Self(format!("policies/{}-{}.{}", plain(stem), digest.hex(), plain(extension)))
+    }
+
+    /// The key's text, relative to the store's root.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What an object is, by its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Log entries, snapshots and history segments.
+    Log,
+    /// Batches of rollouts.
+    Rollouts,
+    /// Batches of scores.
+    Scores,
+    /// Step records.
+    Steps,
+    /// Weights, config and tokenizer.
+    Policies,
+    /// Moments.
+    Optimizer,
+    /// Something that is no part of the layout.
+    Other,
+}
+
+impl Kind {
+    /// The kind of object that lies at `key`.
+    pub fn of(key: &str) -> Self {
+        match key.split_once('/').map(|(folder, _)| folder) {
+            Some("log") => Kind::Log,
+            Some("rollouts") => Kind::Rollouts,
+            Some("scores") => Kind::Scores,
+            Some("steps") => Kind::Steps,
+            Some("policies") => Kind::Policies,
+            Some("optimizer") => Kind::Optimizer,
+            _ => Kind::Other,
+        }
+    }
+
+    /// The kind's folder.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Log => "log",
+            Kind::Rollouts => "rollouts",
+            Kind::Scores => "scores",
+            Kind::Steps => "steps",
+            Kind::Policies => "policies",
+            Kind::Optimizer => "optimizer",
+            Kind::Other => "other",
+        }
+    }
+}
+
+/// The folder of snapshots.
+pub(crate) const SNAPSHOTS: &str = "log/snapshot";
+
+/// Entry `seq` of the log.
+pub(crate) fn commit(seq: u64) -> String {
+    format!("log/{seq:020}.json")
+}
+
+/// The live state after commit `seq`.
+pub(crate) fn snapshot(seq: u64) -> String {
+    format!("{SNAPSHOTS}/{seq:020}.json")
+}
+
+/// The `seq` of a snapshot's key.
+pub(crate) fn parse_snapshot(key: &str) -> Option<u64> {
+    number(key.strip_prefix(SNAPSHOTS)?.strip_prefix('/')?.strip_suffix(".json")?)
+}
+
+/// The commits `from..=to`.
+pub(crate) fn history(from: u64, to: u64) -> Key {
+    Key(format!("log/history/{from:020}-{to:020}-{}.parquet", unique_id()))
+}
+
+/// The first and last commit of a history segment's key.
+pub(crate) fn parse_history(key: &str) -> Option<(u64, u64)> {
+    let mut parts = key.strip_prefix("log/history/")?.strip_suffix(".parquet")?.splitn(3, '-');
+    let (from, to) = (number(parts.next()?)?, number(parts.next()?)?);
+    (from <= to && parts.next().is_some_and(|nonce| !nonce.is_empty())).then_some((from, to))
+}
+
+fn number(text: &str) -> Option<u64> {
+    (text.len() == 20 && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok())?
+}
+
+fn folder(version: PolicyVersion) -> String {
+    format!("v{:08}", version.0)
+}
+
+/// `name` with whatever could trouble a file system or a URL replaced. Two names may become one: the nonce tells apart.
+fn plain(name: &str) -> String {
+    let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let text: String = name.chars().take(100).map(|c| if safe(c) { c } else { '_' }).collect();
+    if text.starts_with('.') || text.is_empty() { format!("_{text}") } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn numbers_in_keys_read_back_and_sort(a: u64, b: u64) {
+            let (from, to) = (a.min(b), a.max(b));
+            prop_assert_eq!(parse_snapshot(&snapshot(a)), Some(a));
+            prop_assert_eq!(parse_history(history(from, to).as_str()), Some((from, to)));
+            prop_assert_eq!(commit(a).cmp(&commit(b)), a.cmp(&b));
+        }
+
+        #[test]
+        fn any_name_makes_a_key_that_a_backend_takes(set in ".*", batch in ".*", version: u64) {
+            for key in [Key::scores(&set, &batch), Key::rollouts(PolicyVersion(version), &batch)] {
+                let path = object_store::path::Path::parse(key.as_str()).unwrap();
+                prop_assert_eq!(path.as_ref(), key.as_str());
+                prop_assert!(key.as_str().split('/').all(|part| !part.is_empty() && !part.starts_with('.')));
+            }
+        }
+
+        #[test]
+        fn no_text_breaks_the_readers(text in ".*") {
+            prop_assert_eq!(parse_snapshot(&text), None);
+            prop_assert_eq!(parse_history(&text), None);
+        }
+    }
+
+    #[test]
+    fn each_key_has_its_kind_and_no_two_are_the_same() {
+        let version = PolicyVersion(7);
+        let make = || {
+            [
+                (Key::rollouts(version, "u1-x"), Kind::Rollouts),
+                (Key::scores("main", "u1-x"), Kind::Scores),
+                (Key::step(3), Kind::Steps),
+                (Key::weights(version), Kind::Policies),
+                (Key::moments(version), Kind::Optimizer),
+            ]
+        };
+        for ((key, kind), (again, _)) in make().into_iter().zip(make()) {
+            assert_eq!(Kind::of(key.as_str()), kind);
+            assert_eq!(key.as_str().split('/').next(), Some(kind.as_str()));
+            assert_ne!(key, again);
+        }
+        assert!(Key::rollouts(version, "u1-x").as_str().starts_with("rollouts/v00000007/u1-x-"));
+        assert_eq!(Kind::of(&commit(3)), Kind::Log);
+        assert_eq!(Kind::of("lost+found"), Kind::Other);
+    }
+}

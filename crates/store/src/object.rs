@@ -1,0 +1,150 @@
+//! Immutable objects: put once to a unique key, read back whole and verified.
+
+use crate::{Key, Result, Store, StoreError, backend::PutFailure, chance::backoff, keys::Kind};
+use bytes::Bytes;
+use futures::TryStreamExt;
+use memmap2::Mmap;
+use record::{Digest, ObjectRef};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+/// Bytes and objects of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Number of objects.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Puts an object; only a commit that names it makes it visible.
+    ///
+    /// # Errors
+    /// If the backend refuses, or keeps failing. Nothing can have been overwritten.
+    pub async fn put(&self, key: Key, bytes: impl Into<Bytes>) -> Result<ObjectRef> {
+        let bytes = bytes.into();
+        let hashed = bytes.clone();
+        let digest = self.blocking(key.as_str(), move || Ok(Digest::of(&hashed))).await?;
+        let object = ObjectRef { key: key.as_str().into(), bytes: bytes.len() as u64, digest };
+        self.put_at(&object, bytes).await?;
+        Ok(object)
+    }
+
+    /// Puts a file that all policy versions share (`config.json`, `tokenizer.json`) under its content's digest: again is
+    /// the same as once.
+    ///
+    /// # Errors
+    /// As [`Store::put`]; [`StoreError::Corrupt`] if it is there already and damaged.
+    pub async fn put_file(&self, name: &str, bytes: impl Into<Bytes>) -> Result<ObjectRef> {
+        let bytes = bytes.into();
+        self.put(Key::file(name, &Digest::of(&bytes)), bytes).await
+    }
+
+    async fn put_at(&self, object: &ObjectRef, bytes: Bytes) -> Result<()> {
+        let (backend, attempts) = (self.backend(), self.options().attempts);
+        let mut attempt = 0;
+        loop {
+            let reason = match backend.put_new(&object.key, bytes.clone()).await {
+                Ok(()) => return Ok(()),
+                // The key is ours alone, or made of the content: what is there is this object, put before.
+                Err(PutFailure::Exists) => return self.get(object).await.map(drop),
+                Err(PutFailure::Refused(error)) => return Err(error),
+                Err(PutFailure::Unclear(reason)) => reason,
+            };
+            if matches!(backend.length(&object.key).await, Ok(Some(_))) {
+                return self.get(object).await.map(drop);
+            }
+            attempt += 1;
+            if attempt >= attempts {
+                return Err(backend.unreachable("write", &object.key, attempts, reason));
+            }
+            tokio::time::sleep(backoff(attempt)).await;
+        }
+    }
+
+    /// The bytes of an object: mapped where the store is a local folder, downloaded where not; length and digest agree
+    /// with the commit.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] and [`StoreError::Corrupt`], or as the backend fails.
+    pub async fn get(&self, object: &ObjectRef) -> Result<Bytes> {
+        let bytes = match self.backend().file(&object.key) {
+            Some(file) => self.map(&object.key, file).await?,
+            None => self.backend().read(&object.key).await?,
+        };
+        let Some(bytes) = bytes else {
+            let (url, key) = (self.url().into(), object.key.clone());
+            return Err(StoreError::Missing { url, key, bytes: object.bytes, digest: object.digest });
+        };
+        let object = object.clone();
+        self.blocking(&object.key.clone(), move || verify(&object, bytes)).await
+    }
+
+    async fn map(&self, key: &str, file: PathBuf) -> Result<Option<Bytes>> {
+        self.backend().path(key)?;
+        let store = self.clone();
+        let name = key.to_string();
+        self.blocking(key, move || match map(&file) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(store.backend().refused("read", &name, error.to_string())),
+        })
+        .await
+    }
+
+    /// Deletes an object. One that is not there is deleted already.
+    ///
+    /// # Errors
+    /// As the backend fails.
+    pub async fn delete(&self, key: &str) -> Result<()> {
+        self.backend().delete(key).await
+    }
+
+    /// What the store takes, by kind of object; unnamed objects included.
+    ///
+    /// # Errors
+    /// As the backend fails.
+    pub async fn usage(&self) -> Result<BTreeMap<Kind, Usage>> {
+        let mut usage: BTreeMap<Kind, Usage> = BTreeMap::new();
+        let mut objects = self.backend().list("");
+        while let Some(object) = objects.try_next().await? {
+            let of = usage.entry(Kind::of(&object.key)).or_default();
+            of.objects += 1;
+            of.bytes += object.bytes;
+        }
+        Ok(usage)
+    }
+}
+
+/// Maps a file of a store into memory.
+#[expect(unsafe_code, reason = "mapping is what makes local reads free of copies; soundness is argued below")]
+pub(crate) fn map(file: &Path) -> std::io::Result<Bytes> {
+    let file = File::open(file)?;
+    if file.metadata()?.len() == 0 {
+        return Ok(Bytes::new());
+    }
+    // SAFETY: a map must not change while it is read. An object becomes a name only when all its bytes are written (a
+    // temporary file is linked to its name), no program of ours ever opens it for writing, and deleting it only takes the
+    // name: the bytes stay as long as they are mapped. Whoever edits a store's files in place breaks its contract; the
+    // digest that is verified on each read finds such an edit unless it is made at that very moment.
+    let map = unsafe { Mmap::map(&file)? };
+    Ok(Bytes::from_owner(map))
+}
+
+fn verify(object: &ObjectRef, bytes: Bytes) -> Result<Bytes> {
+    let corrupt = |expected: String, found: String| StoreError::Corrupt { key: object.key.clone(), expected, found };
+    let length = bytes.len() as u64;
+    if length != object.bytes {
+        return Err(corrupt(format!("{} bytes", object.bytes), format!("{length} bytes")));
+    }
+    let digest = Digest::of(&bytes);
+    if digest != object.digest {
+        return Err(corrupt(object.digest.to_string(), digest.to_string()));
+    }
+    Ok(bytes)
+}

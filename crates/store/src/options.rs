@@ -1,0 +1,34 @@
+//! How a store is used; nothing here changes what is stored.
+
+use std::time::Duration;
+
+/// Settings of a [`Store`](crate::Store).
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoreOptions {
+    /// Local stores: make each object durable before its commit, and each commit before going on. Without it, what was
+    /// written last may be lost or torn when the power fails (never when a process is killed).
+    pub fsync: bool,
+    /// A history segment and a snapshot are written after every so many commits.
+    pub snapshot_every: u64,
+    /// How long to wait before looking for the next commit again.
+    pub poll: Duration,
+    /// How many batches a stream reads ahead.
+    pub prefetch: usize,
+    /// How often a put is tried when it is not clear what became of it.
+    pub attempts: u32,
+    /// After this long without an answer, what became of a commit is looked up.
+    pub timeout: Duration,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            fsync: false,
+            snapshot_every: 4096,
+            poll: Duration::from_millis(100),
+            prefetch: 4,
+            attempts: 8,
+            timeout: Duration::from_secs(30),
+        }
+    }
+}

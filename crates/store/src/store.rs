@@ -1,0 +1,177 @@
+//! The store: one address, one run.
+
+use crate::{Follower, Landed, Result, Snapshot, StoreError, StoreOptions, backend::Backend, history};
+use object_store::ObjectStore;
+use record::{Commit, Event, Run, Work};
+use std::sync::Arc;
+
+/// One run's objects and log. Cheap to clone; clones share everything.
+#[derive(Clone, Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    backend: Backend,
+    options: StoreOptions,
+}
+
+impl Store {
+    /// Opens the store at `url`: a folder's path, `file:///...`, `s3://bucket/prefix` (credentials and endpoint from the
+    /// environment, `AWS_*`), or `memory:///`, which is new, empty, and gone with its last clone. Checks that it can be
+    /// reached and writes nothing: whether a run is there is asked by [`Store::follow`].
+    ///
+    /// # Errors
+    /// [`StoreError::Address`], [`StoreError::Refused`] or [`StoreError::Unreachable`].
+    pub async fn open(url: &str, options: StoreOptions) -> Result<Self> {
+        let backend = Backend::open(url, &options).await?;
+        Ok(Self::over(backend, options))
+    }
+
+    /// A new store in memory.
+    pub fn memory() -> Self {
+        Self::over(Backend::memory(), StoreOptions::default())
+    }
+
+    /// A store over any backend: one that counts or fails, in a test.
+    #[doc(hidden)]
+    pub fn with_backend(objects: Arc<dyn ObjectStore>, options: StoreOptions) -> Self {
+        Self::over(Backend::over(objects, "test:///"), options)
+    }
+
+    fn over(backend: Backend, options: StoreOptions) -> Self {
+        Self { inner: Arc::new(Inner { backend, options }) }
+    }
+
+    /// The address it was opened with.
+    pub fn url(&self) -> &str {
+        &self.inner.backend.url
+    }
+
+    /// The settings it was opened with.
+    pub fn options(&self) -> &StoreOptions {
+        &self.inner.options
+    }
+
+    pub(crate) fn backend(&self) -> &Backend {
+        &self.inner.backend
+    }
+
+    /// Starts a run, or joins the one that is there if it is the same but for its id and the keys of its objects.
+    ///
+    /// # Errors
+    /// [`StoreError::OtherRun`] with the first thing that differs.
+    pub async fn create(&self, run: Run, work: Work) -> Result<Follower> {
+        if self.entry(0).await?.is_none() {
+            let commit = self.new_commit(0, work, Event::Run(Box::new(run.clone())));
+            // The fold decides what a run is: nothing is written that it would refuse.
+            let snapshot = Snapshot::start(&commit)?;
+            if let Landed::Mine = self.land(&commit).await? {
+                return Ok(Follower::new(self.clone(), snapshot));
+            }
+        }
+        let follower = self.follow().await?;
+        match difference(&follower.snapshot().run, &run) {
+            None => Ok(follower),
+            Some((what, store, pipeline)) => {
+                Err(StoreError::OtherRun { url: self.url().into(), what, store, pipeline })
+            }
+        }
+    }
+
+    /// Follows the run's log: starts from the newest snapshot and folds what is new.
+    ///
+    /// # Errors
+    /// [`StoreError::NoRun`] if there is none; [`StoreError::NewerFormat`] if a newer program wrote it.
+    pub async fn follow(&self) -> Result<Follower> {
+        let snapshot = match history::newest_snapshot(self, None).await? {
+            Some(snapshot) => snapshot,
+            None => self.first().await?,
+        };
+        let mut follower = Follower::new(self.clone(), snapshot);
+        follower.refresh().await?;
+        follower.take_new();
+        Ok(follower)
+    }
+
+    /// Live state after commit `at`, or after the last.
+    ///
+    /// # Errors
+    /// [`StoreError::NoRun`]; [`StoreError::Refused`] if the log does not reach `at`.
+    pub async fn snapshot(&self, at: Option<u64>) -> Result<Snapshot> {
+        let mut snapshot = match history::newest_snapshot(self, at).await? {
+            Some(snapshot) => snapshot,
+            None => self.first().await?,
+        };
+        for entry in self.entries(snapshot.seq + 1, at).await? {
+            snapshot.apply(&entry.commit)?;
+        }
+        match at {
+            Some(at) if snapshot.seq < at => Err(self.ends_before(at, snapshot.seq)),
+            _ => Ok(snapshot),
+        }
+    }
+
+    /// Every commit up to `upto`, that included, or to the end: from history segments where there are some.
+    ///
+    /// # Errors
+    /// As [`Store::snapshot`].
+    pub async fn history(&self, upto: Option<u64>) -> Result<Vec<Commit>> {
+        let commits = history::commits(self, upto).await?;
+        match (commits.last(), upto) {
+            (None, _) => Err(StoreError::NoRun { url: self.url().into() }),
+            (Some(last), Some(at)) if last.seq < at => Err(self.ends_before(at, last.seq)),
+            _ => Ok(commits),
+        }
+    }
+
+    async fn first(&self) -> Result<Snapshot> {
+        let first = self.entry(0).await?.ok_or_else(|| StoreError::NoRun { url: self.url().into() })?;
+        Ok(Snapshot::start(&first.commit)?)
+    }
+
+    fn ends_before(&self, at: u64, last: u64) -> StoreError {
+        self.backend().refused("read", &crate::keys::commit(at), format!("the log ends at commit {last}"))
+    }
+
+    /// Runs what takes long or blocks off the async threads.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        key: &str,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(done) => done,
+            Err(stopped) => Err(self.backend().refused("read", key, stopped.to_string())),
+        }
+    }
+}
+
+/// The first thing in which two runs differ, with both values.
+fn difference(store: &Run, pipeline: &Run) -> Option<(String, String, String)> {
+    identity(store)
+        .into_iter()
+        .zip(identity(pipeline))
+        .find_map(|((what, a), (_, b))| (a != b).then(|| (what.to_string(), a, b)))
+}
+
+/// What makes a run this one: all of it but its id and where its objects lie.
+fn identity(run: &Run) -> [(&'static str, String); 10] {
+    [
+        ("pipeline", format!("`{}`", run.pipeline)),
+        ("seed", run.seed.to_string()),
+        ("tokenizer", run.tokenizer.to_string()),
+        ("student's config.json", run.student_config.digest.to_string()),
+        ("student's tokenizer.json", run.student_tokenizer.digest.to_string()),
+        ("student (policy version, weights)", format!("{} {}", run.policy.version, run.policy.weights.digest)),
+        ("prompts", format!("{} prompts with {}", run.prompts.count, run.prompts.digest)),
+        ("units", format!("{} prompts x {} samples", run.units.prompts, run.units.samples)),
+        ("teachers", json(&run.teachers)),
+        ("score sets", json(&run.score_sets)),
+    ]
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_else(|error| error.to_string())
+}

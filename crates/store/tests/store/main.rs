@@ -1,0 +1,20 @@
+//! The store's promises, against every backend.
+//!
+//! - `conformance`: what every backend must keep, in memory, in a folder (with and without fsync) and in a bucket;
+//! - `races`: many writers, one log;
+//! - `faults`: a backend that fails, hangs and loses acknowledgements;
+//! - `history`: snapshots and segments change nothing but speed;
+//! - `streaming`: selections and the stream of scored batches;
+//! - `damage`: truncated, flipped and missing files;
+//! - `documents`: what `schemas/commit.md` says is what is read.
+
+mod bed;
+mod conformance;
+mod damage;
+mod documents;
+mod faults;
+mod faulty;
+mod history;
+mod material;
+mod races;
+mod streaming;

@@ -162,6 +162,9 @@ fn rows_differ(rollouts: usize, scores: usize) -> RecordError {
 fn check_row(row: usize, s: &ScoredRollout<'_>) -> Result<(), RecordError> {
     let fault = |column, expected: String, found: String| Err(RecordError::Row { row, column, expected, found });
     let positions = s.rollout.response_ids.len();
+    // Where the rollout kept no top-k, there is no support and so no tail.
+    let support = !s.rollout.sampler_top_ids.values().is_empty();
+    let support_tails = s.sampler_top_teacher_tail_logprobs.len();
     for (column, length) in [
         ("teacher_logprobs", s.teacher_logprobs.len()),
         ("teacher_top_ids", s.teacher_top_ids.len()),
@@ -169,7 +172,7 @@ fn check_row(row: usize, s: &ScoredRollout<'_>) -> Result<(), RecordError> {
         ("teacher_tail_logprobs", s.teacher_tail_logprobs.len()),
         ("draw_teacher_logprobs", s.draw_teacher_logprobs.len()),
         ("sampler_top_teacher_logprobs", s.sampler_top_teacher_logprobs.len()),
-        ("sampler_top_teacher_tail_logprobs", s.sampler_top_teacher_tail_logprobs.len()),
+        ("sampler_top_teacher_tail_logprobs", if support { support_tails } else { positions }),
         ("teacher_entropy", s.teacher_entropy.map_or(positions, <[f32]>::len)),
     ] {
         if length != positions {

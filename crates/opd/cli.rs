@@ -1,0 +1,153 @@
+//! The command line.
+
+use crate::{
+    config::Pipeline,
+    context::Context,
+    error::{CommandError, Result},
+    identity, learn, preflight, sft, sql, status,
+    stop::Stop,
+};
+use clap::{Args, Parser, Subcommand};
+use record::Job;
+use std::path::PathBuf;
+
+/// On-policy distillation over one versioned store of rollouts and teacher scores.
+///
+/// Standard output is data, standard error is progress and messages. Exit status: 0 done, 1 a finding, 2 an error.
+#[derive(Debug, Parser)]
+#[command(name = "opd", version, arg_required_else_help = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run all jobs of a pipeline as child processes, until the last evaluation.
+    Run {
+        #[command(flatten)]
+        pipeline: PipelineArgs,
+        /// Check everything, print the pipeline as resolved, and do nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Sample rollouts with the newest policy; any number of these, on any machines.
+    Rollout(JobArgs),
+    /// Score rollouts with the teacher; any number of these, on any machines.
+    Score(JobArgs),
+    /// Train on scored rollouts and publish policies; one of these.
+    Learn(JobArgs),
+    /// Evaluate published policies on held-out prompts.
+    Eval(JobArgs),
+    /// Train a cold start by cross-entropy on prompts with completions.
+    Sft {
+        /// What to train on what: a TOML file.
+        #[arg(value_name = "CONFIG.toml")]
+        config: PathBuf,
+        /// Where to write the Hugging Face directory.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Set one key, last: steps=100.
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        sets: Vec<String>,
+    },
+    /// Show how a run stands.
+    Status {
+        /// The store: a directory, file:///..., or s3://bucket/prefix.
+        store: String,
+    },
+    /// Ask a store a question in SQL.
+    Sql {
+        /// The store: a directory, file:///..., or s3://bucket/prefix.
+        store: String,
+        /// The query; `show tables` lists what there is.
+        query: String,
+        /// See the store as it was after this commit.
+        #[arg(long, value_name = "SEQ")]
+        at: Option<u64>,
+        /// How to print the answer.
+        #[arg(long, value_enum, default_value_t = sql::Format::Table)]
+        format: sql::Format,
+    },
+}
+
+/// A pipeline and what is laid over it.
+#[derive(Clone, Debug, Args)]
+pub struct PipelineArgs {
+    /// The pipeline, then layers over it: storage/s3.toml, say.
+    #[arg(required = true, value_name = "PIPELINE.toml")]
+    pub files: Vec<PathBuf>,
+    /// Set one key, last: learn.steps=100.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+}
+
+/// One job of a pipeline.
+#[derive(Clone, Debug, Args)]
+pub struct JobArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    /// The worker's name; a process started again under its name takes up its claims.
+    #[arg(long, value_name = "NAME")]
+    worker: Option<String>,
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// What keeps it from being done.
+pub fn run(cli: Cli) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(|error| CommandError::new(format!("cannot start threads: {error}")))?;
+    runtime.block_on(async {
+        match cli.command {
+            Command::Run { pipeline, dry_run } => crate::run::run(pipeline, dry_run).await,
+            Command::Rollout(args) => job(Job::Rollout, args).await,
+            Command::Score(args) => job(Job::Score, args).await,
+            Command::Learn(args) => job(Job::Learn, args).await,
+            Command::Eval(args) => job(Job::Eval, args).await,
+            Command::Sft { config, out, sets } => {
+                let stop = Stop::listen();
+                crate::error::off_thread(move || sft::run(&config, &sets, &out, &stop)).await
+            }
+            Command::Status { store } => status::run(&store).await,
+            Command::Sql { store, query, at, format } => sql::run(&store, &query, at, format).await,
+        }
+    })
+}
+
+async fn job(job: Job, args: JobArgs) -> Result<()> {
+    let pipeline = Pipeline::load(&args.pipeline.files, &args.pipeline.sets)?;
+    preflight::check_settings(&pipeline)?;
+    let threads = match job {
+        Job::Rollout => pipeline.rollout.threads,
+        Job::Score => pipeline.score.threads,
+        Job::Eval => pipeline.eval.as_ref().map_or(1, |eval| eval.threads),
+        Job::Learn | Job::Run => pipeline.learn.threads,
+    };
+    model::set_threads(threads as usize);
+    let stop = Stop::listen();
+    // Without a name, one that no other worker has: claims lapse by name.
+    let worker = args.worker.unwrap_or_else(|| format!("{}-{}", job.as_str(), store::unique_id()));
+    if job == Job::Learn {
+        begin(&pipeline, &worker).await?;
+    }
+    let Some(context) = Context::open(pipeline, job, worker, stop).await? else { return Ok(()) };
+    match job {
+        Job::Rollout => crate::rollout::run(context).await,
+        Job::Score => crate::score::run(context).await,
+        Job::Eval => crate::eval::run(context).await,
+        Job::Learn | Job::Run => learn::run(context).await,
+    }
+}
+
+/// Begins the run in the pipeline's store, or makes sure that what is there is this run.
+///
+/// # Errors
+/// What [`preflight::check`] finds; another run in the store.
+pub async fn begin(pipeline: &Pipeline, worker: &str) -> Result<store::Follower> {
+    let checked = pipeline.clone();
+    let inputs = crate::error::off_thread(move || preflight::check(&checked)).await?;
+    let store = crate::context::open_store(pipeline).await?;
+    identity::create(&store, pipeline, &inputs, worker).await
+}

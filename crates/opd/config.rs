@@ -1,0 +1,435 @@
+//! The pipeline: one TOML file that says what is learned, read by every job; layers over it say where it is kept.
+
+use crate::error::{CommandError, Result};
+use learner::{EstimatorConfig, OptimizerConfig};
+use record::{ScoreSet, Units};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use toml::{Table, Value};
+
+/// A run, as resolved from its layers.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pipeline {
+    /// What the run is called.
+    pub name: String,
+    /// Seed of every chance in the run.
+    #[serde(default)]
+    pub seed: u64,
+    /// Where it is kept.
+    pub store: StoreSection,
+    /// The network that learns.
+    pub student: ModelSection,
+    /// The network that scores.
+    pub teacher: ModelSection,
+    /// What is asked.
+    pub prompts: PromptsSection,
+    /// How the student samples.
+    pub rollout: RolloutSection,
+    /// What is kept of the teacher.
+    pub score: ScoreSection,
+    /// How the student learns.
+    pub learn: LearnSection,
+    /// How it is tested; no section, no test.
+    pub eval: Option<EvalSection>,
+    /// How the jobs are run together.
+    #[serde(default)]
+    pub run: RunSection,
+}
+
+/// `[store]`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreSection {
+    /// `s3://bucket/prefix`, `file:///path`, or a path relative to where the command runs.
+    pub url: String,
+    /// Whether objects on local disks are flushed before they are committed, so that they outlive a loss of power.
+    #[serde(default)]
+    pub fsync: bool,
+    /// Commits between two snapshots of the log.
+    #[serde(default = "default_snapshot_every")]
+    pub snapshot_every: u64,
+    /// Milliseconds between two looks for a new commit.
+    #[serde(default = "default_poll_ms")]
+    pub poll_ms: u64,
+    /// Batches fetched ahead.
+    #[serde(default = "default_prefetch")]
+    pub prefetch: usize,
+}
+
+/// `[student]`, `[teacher]`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSection {
+    /// A Hugging Face directory, relative to the pipeline file.
+    pub model: PathBuf,
+}
+
+/// `[prompts]`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PromptsSection {
+    /// JSON lines with `prompt`, relative to the pipeline file.
+    pub path: PathBuf,
+}
+
+/// `[rollout]`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RolloutSection {
+    /// Prompts in a unit, which is sampled as one batch.
+    pub prompts_per_unit: u32,
+    /// Rollouts of each prompt.
+    #[serde(default = "one")]
+    pub samples_per_prompt: u32,
+    /// Sampling temperature; every logprob is at this temperature.
+    #[serde(default = "one_f64")]
+    pub temperature: f64,
+    /// Nucleus; 1 is the whole distribution.
+    #[serde(default = "one_f64")]
+    pub top_p: f64,
+    /// Longest response.
+    pub max_new_tokens: usize,
+    /// Monte-Carlo draws kept at each position, the sampled token included; 0 keeps none.
+    #[serde(default)]
+    pub draws: u32,
+    /// The sampler's top-k that is kept is cut at this mass ...
+    #[serde(default = "one_f64")]
+    pub top_k_mass: f64,
+    /// ... and at this many entries; 0 keeps none.
+    #[serde(default)]
+    pub top_k_max: u32,
+    /// Processes that `opd run` starts.
+    #[serde(default = "one")]
+    pub workers: u32,
+    /// `cpu`, `cuda` or `cuda:N`.
+    #[serde(default = "cpu")]
+    pub device: String,
+    /// CPU threads.
+    #[serde(default = "one")]
+    pub threads: u32,
+}
+
+/// `[score]`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScoreSection {
+    /// The score set's name.
+    #[serde(default = "default_set")]
+    pub set: String,
+    /// The teacher's top-k is cut at this mass ...
+    #[serde(default = "one_f64")]
+    pub top_k_mass: f64,
+    /// ... and at this many entries; 0 keeps none.
+    #[serde(default)]
+    pub top_k_max: u32,
+    /// Tokens scored at once.
+    #[serde(default = "default_batch_tokens")]
+    pub batch_tokens: usize,
+    /// Processes that `opd run` starts.
+    #[serde(default = "one")]
+    pub workers: u32,
+    /// `cpu`, `cuda` or `cuda:N`.
+    #[serde(default = "cpu")]
+    pub device: String,
+    /// CPU threads.
+    #[serde(default = "one")]
+    pub threads: u32,
+}
+
+/// `[learn]`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct LearnSection {
+    /// Optimizer steps of the run.
+    pub steps: u64,
+    /// Rollouts in a minibatch; one minibatch is one step.
+    pub rows_per_step: u32,
+    /// The greatest staleness of a row that is trained on; 0 is strictly synchronous.
+    #[serde(default)]
+    pub max_staleness: u64,
+    /// The loss.
+    pub estimator: EstimatorConfig,
+    /// AdamW, clipping and schedule.
+    #[serde(default)]
+    pub optimizer: OptimizerConfig,
+    /// Tokens in one forward and backward pass.
+    #[serde(default = "default_batch_tokens")]
+    pub microbatch_tokens: usize,
+    /// Steps between two published versions.
+    #[serde(default = "one_u64")]
+    pub publish_every: u64,
+    /// Steps between two versions whose moments are kept, from which a learner resumes.
+    #[serde(default = "default_checkpoint_every")]
+    pub checkpoint_every: u64,
+    /// Newest versions whose weights are kept, beside the first and those that wait for an evaluation.
+    #[serde(default = "default_keep_policies")]
+    pub keep_policies: usize,
+    /// `cpu`, `cuda` or `cuda:N`.
+    #[serde(default = "cpu")]
+    pub device: String,
+    /// CPU threads.
+    #[serde(default = "one")]
+    pub threads: u32,
+}
+
+/// `[eval]`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvalSection {
+    /// Steps between two evaluated versions; the first and the last always are. 0: only those two.
+    #[serde(default)]
+    pub every: u64,
+    /// Held-out prompts with answers, by eval set, relative to the pipeline file.
+    pub sets: std::collections::BTreeMap<String, PathBuf>,
+    /// Rows sampled at once.
+    #[serde(default = "default_eval_rows")]
+    pub batch_rows: usize,
+    /// `cpu`, `cuda` or `cuda:N`.
+    #[serde(default = "cpu")]
+    pub device: String,
+    /// CPU threads.
+    #[serde(default = "one")]
+    pub threads: u32,
+}
+
+/// `[run]`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunSection {
+    /// Seconds without a commit of a worker after which its claims may be taken over.
+    #[serde(default = "default_claim_timeout")]
+    pub claim_timeout_s: f64,
+    /// How often in a row a job that dies is started again.
+    #[serde(default = "default_restarts")]
+    pub restarts: u32,
+}
+
+impl Default for RunSection {
+    fn default() -> Self {
+        Self { claim_timeout_s: default_claim_timeout(), restarts: default_restarts() }
+    }
+}
+
+fn one() -> u32 {
+    1
+}
+fn one_u64() -> u64 {
+    1
+}
+fn one_f64() -> f64 {
+    1.0
+}
+fn cpu() -> String {
+    "cpu".into()
+}
+fn default_set() -> String {
+    "main".into()
+}
+fn default_snapshot_every() -> u64 {
+    4096
+}
+fn default_poll_ms() -> u64 {
+    20
+}
+fn default_prefetch() -> usize {
+    4
+}
+fn default_batch_tokens() -> usize {
+    8192
+}
+fn default_checkpoint_every() -> u64 {
+    10
+}
+fn default_keep_policies() -> usize {
+    4
+}
+fn default_eval_rows() -> usize {
+    128
+}
+fn default_claim_timeout() -> f64 {
+    60.0
+}
+fn default_restarts() -> u32 {
+    5
+}
+
+impl Pipeline {
+    /// Reads `files`, each over the ones before it, then `sets`, each `a.b=value`.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is not TOML, an unknown key (with the nearest known one), a missing or mistyped one.
+    pub fn load(files: &[PathBuf], sets: &[String]) -> Result<Self> {
+        let mut table = Table::new();
+        for file in files {
+            let shown = file.display();
+            let text = std::fs::read_to_string(file).map_err(|error| {
+                CommandError::new(format!("pipeline `{shown}`: {error}")).hint("see `pipelines/` for examples")
+            })?;
+            let layer: Table = toml::from_str(&text)
+                .map_err(|error| CommandError::new(format!("pipeline `{shown}`: {}", error.to_string().trim_end())))?;
+            merge(&mut table, layer);
+        }
+        apply_sets(&mut table, sets)?;
+        let mut pipeline: Self = from_table(table)?;
+        let folder = files.first().and_then(|file| file.parent()).unwrap_or(Path::new("")).to_path_buf();
+        pipeline.resolve_paths(&folder);
+        Ok(pipeline)
+    }
+
+    /// Makes paths relative to the pipeline file relative to where the command runs.
+    fn resolve_paths(&mut self, folder: &Path) {
+        let sets = self.eval.iter_mut().flat_map(|eval| eval.sets.values_mut());
+        for path in [&mut self.student.model, &mut self.teacher.model, &mut self.prompts.path].into_iter().chain(sets) {
+            *path = folder.join(&*path);
+        }
+    }
+
+    /// How prompts are cut into units.
+    pub fn units(&self) -> Units {
+        Units { prompts: self.rollout.prompts_per_unit, samples: self.rollout.samples_per_prompt }
+    }
+
+    /// What the run's score set holds.
+    pub fn score_set(&self) -> ScoreSet {
+        ScoreSet {
+            top_k_mass: self.score.top_k_mass,
+            top_k_max: self.score.top_k_max,
+            draws: self.rollout.draws,
+            codec: "plain".into(),
+        }
+    }
+
+    /// The pipeline as TOML.
+    pub fn to_toml(&self) -> String {
+        // Every field is a plain value or a table of such.
+        toml::to_string(self).expect("a pipeline is TOML")
+    }
+}
+
+/// Lays `layer` over `base`; tables are merged key by key, all else is replaced.
+fn merge(base: &mut Table, layer: Table) {
+    for (key, value) in layer {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+/// Applies each `a.b=value`; a value that is not TOML is taken as a string.
+///
+/// # Errors
+/// A set without `=` or key, or one that goes through a value.
+pub fn apply_sets(table: &mut Table, sets: &[String]) -> Result<()> {
+    sets.iter().try_for_each(|set| apply(table, set))
+}
+
+fn apply(table: &mut Table, set: &str) -> Result<()> {
+    let fault =
+        |what: &str| CommandError::new(format!("--set `{set}`: {what}")).hint("for example --set learn.steps=100");
+    let (path, text) = set.split_once('=').ok_or_else(|| fault("there is no `=`"))?;
+    let value = toml::from_str::<Table>(&format!("value = {text}"))
+        .ok()
+        .and_then(|mut parsed| parsed.remove("value"))
+        .unwrap_or_else(|| Value::String(text.trim().to_string()));
+    let mut keys: Vec<&str> = path.split('.').map(str::trim).collect();
+    let last = keys.pop().filter(|key| !key.is_empty()).ok_or_else(|| fault("there is no key"))?;
+    let mut here = table;
+    for key in keys {
+        let entry = here.entry(key).or_insert_with(|| Value::Table(Table::new()));
+        here = entry.as_table_mut().ok_or_else(|| fault(&format!("`{key}` is not a table")))?;
+    }
+    here.insert(last.to_string(), value);
+    Ok(())
+}
+
+/// Deserialises a table, naming the key at fault.
+pub fn from_table<T: serde::de::DeserializeOwned>(table: Table) -> Result<T> {
+    serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
+        let path = error.path().to_string();
+        let message = error.inner().to_string();
+        let message = message.trim_end();
+        let place = if path == "." { String::new() } else { format!(" at `{path}`") };
+        let fault = CommandError::new(format!("pipeline{place}: {message}"));
+        match nearest(message) {
+            Some(name) => fault.hint(format!("did you mean `{name}`?")),
+            None => fault,
+        }
+    })
+}
+
+/// From serde's "unknown field `x`, expected one of `a`, `b`", the known name most like the unknown one.
+fn nearest(message: &str) -> Option<&str> {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let unknown = message.starts_with("unknown").then(|| quoted.next()).flatten()?;
+    let likeness = |name: &str| strsim::jaro_winkler(name, unknown);
+    quoted.filter(|name| likeness(name) > 0.7).max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, sets: &[&str]) -> Result<Pipeline> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("p.toml");
+        std::fs::write(&file, text).unwrap();
+        let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
+        Pipeline::load(&[file], &sets)
+    }
+
+    const SMALL: &str = r#"
+        name = "small"
+        store.url = "runs/small"
+        student.model = "student"
+        teacher.model = "/abs/teacher"
+        prompts.path = "train.jsonl"
+        rollout = { prompts_per_unit = 8, max_new_tokens = 32, draws = 16 }
+        score = { top_k_max = 64 }
+        learn = { steps = 10, rows_per_step = 16, estimator = { name = "reverse_kl_mc", draws = 16 } }
+    "#;
+
+    #[test]
+    fn paths_are_relative_to_the_pipeline() {
+        let pipeline = load(SMALL, &[]).unwrap();
+        assert!(pipeline.student.model.is_absolute() && pipeline.student.model.ends_with("student"));
+        assert_eq!(pipeline.teacher.model, Path::new("/abs/teacher"));
+    }
+
+    #[test]
+    fn a_set_comes_last_and_may_be_any_value() {
+        let sets = ["learn.steps=7", "store.url=s3://bucket/a b", "run.claim_timeout_s=1.5"];
+        let pipeline = load(SMALL, &sets).unwrap();
+        assert_eq!((pipeline.learn.steps, pipeline.store.url.as_str()), (7, "s3://bucket/a b"));
+        let sets = [r#"learn.estimator={ name = "forward_kl", top_k = 64 }"#];
+        assert_eq!(load(SMALL, &sets).unwrap().learn.estimator.needs().teacher_top_k, 64);
+    }
+
+    #[test]
+    fn what_was_resolved_reads_back() {
+        let pipeline = load(SMALL, &[]).unwrap();
+        let again: Pipeline = from_table(toml::from_str(&pipeline.to_toml()).unwrap()).unwrap();
+        assert_eq!(again, pipeline);
+    }
+
+    #[test]
+    fn a_fault_names_the_key() {
+        for (set, says) in [
+            ("learn.stps=7", "at `learn.stps`: unknown field `stps`"),
+            ("learn.stps=7", "hint: did you mean `steps`?"),
+            ("lern.steps=7", "did you mean `learn`?"),
+            ("learn.steps=many", "at `learn.steps`: invalid type: string \"many\""),
+            ("learn.estimator.name=reverse_kl", "did you mean `reverse_kl_mc`?"),
+            ("learn.estimator.drws=3", "unknown field `drws`"),
+            ("steps", "there is no `=`"),
+            ("=3", "there is no key"),
+            ("name.x=3", "`name` is not a table"),
+        ] {
+            let error = load(SMALL, &[set]).unwrap_err().to_string();
+            assert!(error.contains(says), "{set}: {error}");
+        }
+    }
+}

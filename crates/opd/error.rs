@@ -1,0 +1,60 @@
+//! How a command fails, and what its exit status is.
+
+use std::fmt;
+
+/// Ended because the user's input or surroundings do not allow the work.
+pub const EXIT_ERROR: u8 = 2;
+
+/// A command that could not do what it was asked to: what is wrong, where, and what to do.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CommandError {
+    message: String,
+    hint: Option<String>,
+}
+
+/// A command's result.
+pub type Result<T, E = CommandError> = std::result::Result<T, E>;
+
+impl CommandError {
+    /// An error that says `message`.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None }
+    }
+
+    /// The same with a line of advice.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for CommandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.message)?;
+        self.hint.as_ref().map_or(Ok(()), |hint| write!(f, "\nhint: {hint}"))
+    }
+}
+
+impl std::error::Error for CommandError {}
+
+macro_rules! from_error {
+    ($($error:ty),*) => {$(
+        impl From<$error> for CommandError {
+            fn from(error: $error) -> Self {
+                Self::new(error.to_string())
+            }
+        }
+    )*};
+}
+from_error!(store::StoreError, model::Error, learner::LearnError, query::QueryError, record::RecordError);
+
+/// Runs work that keeps a core busy, off the threads that follow the log.
+///
+/// # Errors
+/// What `work` returns. A panic in it is a bug of ours and comes back as an error that says so.
+pub async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(panic) => Err(CommandError::new(format!("internal error: {panic}")).hint("please report this")),
+    }
+}

@@ -1,0 +1,326 @@
+//! `opd learn`: trains the student on scored rollouts, step by step, and publishes what comes of it.
+
+use crate::{
+    config::Pipeline,
+    context::Context,
+    error::{CommandError, Result, off_thread},
+    failpoint::Point,
+    plan::{self, Learn, Next},
+    policy::PolicyLoader,
+    score::drop_damaged,
+};
+use bytes::Bytes;
+use futures::TryStreamExt;
+use learner::{EstimatorConfig, Learner, LearnerSettings, OptimizerConfig, StepReport, TrainRow};
+use record::{BatchId, BatchRows, ConsumedRollout, Digest, Event, Policy, PolicyVersion, StepCommit, encode_step};
+use serde::{Deserialize, Serialize};
+use store::{BatchError, Scored, SelectedBatch, Snapshot, StoreError};
+
+/// What decides an update beside weights, moments and rows; recorded with each step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct StepSettings {
+    estimator: EstimatorConfig,
+    optimizer: OptimizerConfig,
+    cut: LearnerSettings,
+    device: String,
+    threads: u32,
+}
+
+impl StepSettings {
+    fn of(pipeline: &Pipeline) -> Self {
+        let learn = &pipeline.learn;
+        let cut = LearnerSettings { microbatch_tokens: learn.microbatch_tokens, ..LearnerSettings::default() };
+        let (device, threads) = (learn.device.clone(), learn.threads);
+        Self { estimator: learn.estimator.clone(), optimizer: learn.optimizer, cut, device, threads }
+    }
+}
+
+/// A learner at a policy version.
+struct Trainee {
+    learner: Learner,
+    version: PolicyVersion,
+    settings: StepSettings,
+}
+
+/// A step that was made but not yet committed.
+struct Outcome {
+    trainee: Trainee,
+    report: StepReport,
+    record: arrow::array::RecordBatch,
+    weights: Bytes,
+}
+
+/// Trains until the last step is made or the job is stopped.
+///
+/// # Errors
+/// Anything that keeps it from going on, another learner among it; what is committed stays.
+pub async fn run(mut job: Context) -> Result<()> {
+    let settings = StepSettings::of(&job.pipeline);
+    let mut trainee = resume(&mut job, &settings).await?;
+    record_settings(&mut job).await?;
+    let (pace, score_set) = (job.pace(), job.pipeline.score.set.clone());
+    while !job.stop.is_asked() {
+        job.follower.refresh().await?;
+        fence(&job, trainee.version)?;
+        match plan::learn(job.now(), &score_set, pace) {
+            Next::Done => return Ok(()),
+            Next::Wait => job.wait().await?,
+            Next::Do(Learn::Drop(_)) => {
+                job.append(0, |now| match plan::learn(now, &score_set, pace) {
+                    Next::Do(Learn::Drop(dropped)) => Some(Event::Drop { dropped }),
+                    _ => None,
+                })
+                .await?;
+            }
+            Next::Do(Learn::Finish(_)) => {
+                job.append(0, |now| match plan::learn(now, &score_set, pace) {
+                    Next::Do(Learn::Finish(dropped)) => Some(Event::Finish { dropped }),
+                    _ => None,
+                })
+                .await?;
+            }
+            Next::Do(Learn::Step(consumed)) => {
+                job.begin();
+                match fetch(&job, consumed.clone()).await {
+                    Ok(portions) => {
+                        let consumed =
+                            consumed.into_iter().map(|batch| BatchRows { batch: batch.batch, rows: batch.rows });
+                        let outcome = off_thread(move || step(trainee, portions)).await?;
+                        trainee = commit(&mut job, outcome, consumed.collect(), &score_set).await?;
+                        retire(&mut job).await?;
+                    }
+                    Err(Unread::Damaged(batch, error)) => {
+                        eprintln!("batch `{batch}` is dropped and will be sampled again: {error}");
+                        drop_damaged(&mut job, &batch).await?;
+                    }
+                    Err(Unread::Fatal(error)) => return Err(error),
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Another learner's step ends this one: whichever commits first goes on.
+fn fence(job: &Context, version: PolicyVersion) -> Result<()> {
+    let now = job.now();
+    if now.version <= version || now.learner.as_deref() == Some(job.incarnation()) {
+        return Ok(());
+    }
+    let what = format!("another learner made step {}; this one, at step {}, stops", now.version.0, version.0);
+    Err(CommandError::new(what).hint("a run has one learner; see `opd status` for who it is"))
+}
+
+/// Commits the settings that may change between starts, where they have changed.
+async fn record_settings(job: &mut Context) -> Result<()> {
+    let settings = serde_json::to_value(&job.pipeline).map_err(|error| CommandError::new(error.to_string()))?;
+    job.append(0, |now| {
+        let changed = !now.finished && now.settings.as_ref() != Some(&settings);
+        changed.then(|| Event::Config { settings: settings.clone() })
+    })
+    .await?;
+    Ok(())
+}
+
+/// The learner as the log left it: weights and moments of the last checkpoint, and the steps recorded after it executed
+/// again, each checked by its weights' digest.
+async fn resume(job: &mut Context, settings: &StepSettings) -> Result<Trainee> {
+    let loader = PolicyLoader::open(&job.store, job.now(), &settings.device).await?;
+    let (checkpoint, steps) = (job.now().checkpoint, job.now().steps_after_checkpoint.clone());
+    let student = loader.load(&job.store, job.now(), checkpoint, None).await?;
+    let Some(student) = student else {
+        return Err(CommandError::new(format!("the weights of the checkpoint {checkpoint} are gone")));
+    };
+    let mut learner = Learner::new(student.network, settings.optimizer, settings.cut)?;
+    if let Some(moments) = job.now().moments.get(&checkpoint) {
+        learner.optimizer_mut().load_safetensors(&job.store.get(moments).await?)?;
+    }
+    let mut trainee = Trainee { learner, version: checkpoint, settings: settings.clone() };
+    if !steps.is_empty() {
+        eprintln!("resuming from {checkpoint}: {} recorded steps are executed again", steps.len());
+    }
+    for recorded in steps {
+        let mut then: StepSettings = serde_json::from_value(recorded.settings.clone())
+            .map_err(|error| CommandError::new(format!("settings of step {}: {error}", recorded.step)))?;
+        let (device, threads) = (std::mem::take(&mut then.device), then.threads);
+        then.device.clone_from(&settings.device);
+        then.threads = settings.threads;
+        trainee = with_settings(trainee, then)?;
+        let portions = match fetch(job, recorded_minibatch(job.now(), &recorded)?).await {
+            Ok(portions) => portions,
+            Err(Unread::Fatal(error)) => return Err(error),
+            Err(Unread::Damaged(batch, error)) => {
+                let what = format!("step {} cannot be executed again: batch `{batch}`: {error}", recorded.step);
+                return Err(CommandError::new(what).hint("bring the object back from a copy"));
+            }
+        };
+        let outcome = off_thread(move || step(trainee, portions)).await?;
+        let digest = Digest::of(&outcome.weights);
+        if digest != recorded.weights_digest {
+            eprintln!(
+                "step {}: executed again it gives weights {}, recorded are {} (then {device} with {threads} threads, now {} with {}); going on",
+                recorded.step,
+                digest.short(),
+                recorded.weights_digest.short(),
+                settings.device,
+                settings.threads
+            );
+        }
+        trainee = outcome.trainee;
+    }
+    with_settings(trainee, settings.clone())
+}
+
+/// The same weights and moments under other settings.
+fn with_settings(trainee: Trainee, settings: StepSettings) -> Result<Trainee> {
+    if trainee.settings == settings {
+        return Ok(trainee);
+    }
+    let moments = trainee.learner.optimizer().to_safetensors()?;
+    let mut learner = Learner::new(trainee.learner.into_student(), settings.optimizer, settings.cut)?;
+    learner.optimizer_mut().load_safetensors(&moments)?;
+    Ok(Trainee { learner, version: trainee.version, settings })
+}
+
+/// Why rows could not be read.
+enum Unread {
+    /// One batch is damaged; the others go on.
+    Damaged(BatchId, StoreError),
+    /// Nothing goes on.
+    Fatal(CommandError),
+}
+
+/// Reads the rows of a step, a few batches ahead of the one in hand.
+async fn fetch(job: &Context, minibatch: Vec<SelectedBatch>) -> std::result::Result<Vec<Scored>, Unread> {
+    let unread = |failed: BatchError| match failed.error.is_of_one_object() {
+        true => Unread::Damaged(failed.batch, failed.error),
+        false => Unread::Fatal(failed.error.into()),
+    };
+    job.store.stream(minibatch, None).map_err(unread).try_collect().await
+}
+
+/// Where the rows of a recorded step lie.
+fn recorded_minibatch(now: &Snapshot, step: &StepCommit) -> Result<Vec<SelectedBatch>> {
+    let find = |of: &BatchRows| {
+        let batch = now.batches.get(&of.batch)?;
+        Some(SelectedBatch {
+            batch: of.batch.clone(),
+            rows: of.rows.clone(),
+            policy_version: batch.policy_version,
+            rollouts: batch.object.clone(),
+            scores: batch.scores.get(&step.score_set)?.clone(),
+        })
+    };
+    // The fold keeps the batches of every step after the checkpoint.
+    let lost = |of: &BatchRows| CommandError::new(format!("step {}: the log lost batch `{}`", step.step, of.batch));
+    step.consumed.iter().map(|of| find(of).ok_or_else(|| lost(of))).collect()
+}
+
+/// One optimizer step: pure but for the time it takes.
+fn step(mut trainee: Trainee, portions: Vec<Scored>) -> Result<Outcome> {
+    let number = trainee.version.0 + 1;
+    let mut rows = Vec::new();
+    let mut consumed = Vec::new();
+    for Scored { rows: selected, data, .. } in &portions {
+        let staleness = trainee.version.staleness_of(data.rollouts().policy_version());
+        for row in selected.iter() {
+            let scored = data.row(row as usize);
+            consumed.push((scored.rollout.rollout_id.to_string(), staleness));
+            rows.push(TrainRow::scored(&scored, staleness));
+        }
+    }
+    let report = trainee.learner.step(&trainee.settings.estimator, &rows)?;
+    if !report.update.is_some_and(|update| update.applied) {
+        let norm = report.update.map_or(0.0, |update| update.grad_norm);
+        let what =
+            format!("step {number}: no update, the gradient's norm is {norm} over {} tokens", report.trained_tokens);
+        return Err(CommandError::new(what).hint("lower learn.optimizer.learning_rate; what is committed stays"));
+    }
+    let consumed = consumed.into_iter().zip(&report.rows).map(|((rollout_id, staleness), row)| ConsumedRollout {
+        rollout_id,
+        staleness: staleness as u32,
+        learner_logprobs: row.learner_logprobs.clone(),
+        reverse_kl: row.reverse_kl.clone(),
+        forward_kl: row.forward_kl.clone(),
+        entropy: row.entropy.clone(),
+    });
+    let record = encode_step(number, &consumed.collect::<Vec<_>>())?;
+    let weights = Bytes::from(trainee.learner.student().to_safetensors()?);
+    trainee.version = PolicyVersion(number);
+    Ok(Outcome { trainee, report, record, weights })
+}
+
+/// Stores what a step made and commits it: step, rows and weights become visible at once.
+async fn commit(job: &mut Context, outcome: Outcome, consumed: Vec<BatchRows>, score_set: &str) -> Result<Trainee> {
+    let Outcome { trainee, report, record, weights } = outcome;
+    let (learn, version) = (job.pipeline.learn.clone(), trainee.version);
+    let is_last = version.0 == learn.steps;
+    let due = |every: u64| is_last || version.0.is_multiple_of(every);
+    let weights_digest = Digest::of(&weights);
+    job.pass(Point::BeforePut);
+    let record = job.store.put_step_record(version.0, record).await?;
+    let policy = match due(learn.publish_every) {
+        true => Some(Policy { version, weights: job.store.put_policy(version, weights).await? }),
+        false => None,
+    };
+    let moments = match due(learn.checkpoint_every) {
+        true => Some(job.store.put_moments(version, trainee.learner.optimizer().to_safetensors()?).await?),
+        false => None,
+    };
+    job.pass(Point::AfterPut);
+    let settings = serde_json::to_value(&trainee.settings).map_err(|error| CommandError::new(error.to_string()))?;
+    let event = StepCommit {
+        step: version.0,
+        consumed,
+        dropped: Vec::new(),
+        score_set: score_set.into(),
+        record,
+        weights_digest,
+        policy,
+        moments,
+        settings,
+        metrics: report.metrics,
+    };
+    let before = PolicyVersion(version.0 - 1);
+    let still_mine = |now: &Snapshot| now.version == before && !now.finished;
+    job.append(report.trained_tokens as u64, |now| still_mine(now).then(|| Event::Step(Box::new(event.clone()))))
+        .await?;
+    fence(job, before)?;
+    Ok(trainee)
+}
+
+/// Gives up weights and moments that nobody needs any more: first in the log, then on disk.
+async fn retire(job: &mut Context) -> Result<()> {
+    /// Fewer than this are not worth a commit.
+    const AT_ONCE: usize = 8;
+    let (eval, learn) = (job.pipeline.eval.clone(), &job.pipeline.learn);
+    let (keep, steps) = (learn.keep_policies, learn.steps);
+    let plan = |now: &Snapshot| {
+        let awaits = |version: PolicyVersion| {
+            eval.as_ref().is_some_and(|eval| {
+                let done = |set: &String| now.evaluated.get(set).is_some_and(|done| done.contains(&version));
+                plan::is_eval_due(version, eval.every, steps) && !eval.sets.keys().all(done)
+            })
+        };
+        plan::retire(now, keep, &awaits)
+    };
+    let (policies, moments) = plan(job.now());
+    if policies.len() < AT_ONCE && moments.len() < AT_ONCE {
+        return Ok(());
+    }
+    let weights = policies.iter().filter_map(|version| job.now().policies.get(version)).map(|policy| &policy.weights);
+    let moments = moments.iter().filter_map(|version| job.now().moments.get(version));
+    let objects: Vec<_> = weights.chain(moments).cloned().collect();
+    let retired = job
+        .append(0, |now| {
+            let (policies, moments) = plan(now);
+            (!policies.is_empty() || !moments.is_empty()).then_some(Event::Retire { policies, moments })
+        })
+        .await?;
+    if retired.is_some() {
+        for object in &objects {
+            job.store.delete(&object.key).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,30 @@
+//! JOBS: the command line and the jobs of a run, one file each.
+//!
+//! A job is a loop: follow the log, plan what is next ([`plan`], pure), do it, put an object, append the commit that names
+//! it. [`rollout`], [`score`], [`learn`] and [`eval`] are such loops; [`mod@run`] starts them as processes and watches the
+//! log; [`status`] and [`sql`] read it. [`config`] is the pipeline that all of them are given, [`preflight`] what is checked
+//! before any of them works.
+#![warn(missing_docs)]
+
+pub mod answers;
+pub mod cli;
+pub mod config;
+pub mod context;
+pub mod error;
+pub mod eval;
+pub mod failpoint;
+pub mod identity;
+pub mod learn;
+pub mod plan;
+pub mod policy;
+pub mod preflight;
+pub mod progress;
+pub mod prompts;
+pub mod rollout;
+pub mod run;
+pub mod score;
+pub mod sft;
+pub mod simulation;
+pub mod sql;
+pub mod status;
+pub mod stop;

@@ -1,0 +1,17 @@
+//! The program: reads the command line, runs one command, turns its result into an exit status.
+
+use clap::Parser;
+use opd::{cli::Cli, error::EXIT_ERROR};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // Before anything touches libtorch: on a GPU machine its CUDA half is not linked, only found.
+    model::load_cuda();
+    match opd::cli::run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(EXIT_ERROR)
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What is next for each job: pure functions of a snapshot, so that tests and simulations can drive every interleaving.
+
+use record::{BatchId, BatchRows, DropReason, Dropped, PolicyVersion, RowSet, UnitRows};
+use std::collections::BTreeSet;
+use store::{SelectedBatch, Selection, Snapshot, Staleness};
+
+/// The numbers that pace a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Rollouts in one step's minibatch.
+    pub rows_per_step: u32,
+    /// Steps of the whole run.
+    pub steps: u64,
+    /// The greatest staleness a consumed row may have; 0 is strictly synchronous.
+    pub max_staleness: u64,
+}
+
+/// Whether a worker has been silent for so long that its claims count no more.
+pub type Lapsed<'a> = &'a dyn Fn(&str) -> bool;
+
+/// What a job does next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next<T> {
+    /// This.
+    Do(T),
+    /// Nothing yet.
+    Wait,
+    /// Nothing any more.
+    Done,
+}
+
+/// What a rollout worker does next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Rollout {
+    /// Sample these rows, which are its own by claim.
+    Sample(UnitRows),
+    /// Claim these rows first.
+    Claim(UnitRows),
+}
+
+/// The rollout job: its own claim first, then what can be claimed.
+pub fn rollout(now: &Snapshot, worker: &str, pace: Pace, lapsed: Lapsed<'_>) -> Next<Rollout> {
+    if now.finished {
+        return Next::Done;
+    }
+    if let Some(own) = now.unit_claims.iter().find(|claim| claim.worker == worker) {
+        return Next::Do(Rollout::Sample(own.of.clone()));
+    }
+    claimable_unit(now, pace, lapsed).map_or(Next::Wait, |of| Next::Do(Rollout::Claim(of)))
+}
+
+/// Rows that a worker may take on: those whose claim lapsed, those to be sampled again, the next unit.
+///
+/// Back-pressure: work ahead of the learner never exceeds `max_staleness + 1` steps' worth, so nothing is born stale.
+pub fn claimable_unit(now: &Snapshot, pace: Pace, lapsed: Lapsed<'_>) -> Option<UnitRows> {
+    if let Some(claim) = now.unit_claims.iter().find(|claim| lapsed(&claim.worker)) {
+        return Some(claim.of.clone());
+    }
+    if let Some((unit, rows)) = now.reissue.first_key_value() {
+        return Some(UnitRows { unit: *unit, rows: rows.clone() });
+    }
+    let unit_rows = u64::from(now.run.units.rows());
+    // Where not every version is published, rows are born as stale as the newest policy already is.
+    let born = now.version.staleness_of(now.newest_policy().version);
+    let room = (pace.max_staleness + 1).saturating_sub(born) * u64::from(pace.rows_per_step);
+    let wanted = pace.steps * u64::from(pace.rows_per_step);
+    let fits = now.rows_ahead() + unit_rows <= room && now.next_unit * unit_rows < wanted;
+    fits.then(|| UnitRows { unit: now.next_unit, rows: RowSet::first(now.run.units.rows()) })
+}
+
+/// What a score worker does next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Score {
+    /// Score this batch, which is its own by claim.
+    Score(BatchId),
+    /// Claim this batch first.
+    Claim(BatchId),
+}
+
+/// The score job: its own claim first, then what can be claimed, in the order the learner takes rows.
+pub fn score(now: &Snapshot, worker: &str, score_set: &str, lapsed: Lapsed<'_>) -> Next<Score> {
+    if now.finished {
+        return Next::Done;
+    }
+    let unscored = || now.pending().filter(|(_, batch)| !batch.scores.contains_key(score_set));
+    if let Some((id, _)) = unscored().find(|(_, batch)| batch.scoring.as_deref() == Some(worker)) {
+        return Next::Do(Score::Score(id.clone()));
+    }
+    claimable_batch(now, score_set, lapsed).map_or(Next::Wait, |id| Next::Do(Score::Claim(id)))
+}
+
+/// The first batch that nobody scores.
+pub fn claimable_batch(now: &Snapshot, score_set: &str, lapsed: Lapsed<'_>) -> Option<BatchId> {
+    let free = |scoring: &Option<String>| scoring.as_deref().is_none_or(lapsed);
+    let mut unscored = now.pending().filter(|(_, batch)| !batch.scores.contains_key(score_set));
+    unscored.find(|(_, batch)| free(&batch.scoring)).map(|(id, _)| id.clone())
+}
+
+/// What the learner does next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Learn {
+    /// Train on these rows, in this order.
+    Step(Vec<SelectedBatch>),
+    /// These rows have become too stale: drop them, so that they are sampled again.
+    Drop(Vec<Dropped>),
+    /// The last step is made: end the run, and with it these rows.
+    Finish(Vec<Dropped>),
+}
+
+/// The learner: rows in the order (unit, sample) as soon as a whole minibatch of them is scored.
+pub fn learn(now: &Snapshot, score_set: &str, pace: Pace) -> Next<Learn> {
+    if now.finished {
+        return Next::Done;
+    }
+    let dropped = |stale_only: bool, reason: DropReason| -> Vec<Dropped> {
+        now.pending()
+            .filter(|(_, batch)| !stale_only || is_stale(now, batch.policy_version, pace))
+            .map(|(id, batch)| Dropped {
+                of: BatchRows { batch: id.clone(), rows: batch.pending.clone() },
+                reason,
+                reissue: stale_only,
+            })
+            .collect()
+    };
+    if now.version.0 >= pace.steps {
+        return Next::Do(Learn::Finish(dropped(false, DropReason::Finished)));
+    }
+    let stale = dropped(true, DropReason::Stale);
+    if !stale.is_empty() {
+        return Next::Do(Learn::Drop(stale));
+    }
+    let staleness = Staleness { against: now.version, min: 0, max: pace.max_staleness };
+    let selection = Selection { staleness: Some(staleness), ..Selection::scored_in(score_set) };
+    let mut missing = pace.rows_per_step;
+    let mut minibatch = Vec::new();
+    for mut batch in selection.batches(now) {
+        batch.rows = batch.rows.take(missing);
+        missing -= batch.rows.len();
+        minibatch.push(batch);
+        if missing == 0 {
+            return Next::Do(Learn::Step(minibatch));
+        }
+    }
+    Next::Wait
+}
+
+fn is_stale(now: &Snapshot, version: PolicyVersion, pace: Pace) -> bool {
+    now.version.staleness_of(version) > pace.max_staleness
+}
+
+/// Whether `version` is to be evaluated: the first, each `every` steps, the last.
+pub fn is_eval_due(version: PolicyVersion, every: u64, steps: u64) -> bool {
+    version.0 == 0 || version.0 == steps || (every > 0 && version.0.is_multiple_of(every))
+}
+
+/// The eval job: the oldest published version that is due and not yet evaluated on one of `sets`.
+pub fn eval(now: &Snapshot, sets: &[String], every: u64, steps: u64) -> Next<(PolicyVersion, String)> {
+    for version in now.policies.keys().filter(|version| is_eval_due(**version, every, steps)) {
+        for set in sets {
+            if !now.evaluated.get(set).is_some_and(|done| done.contains(version)) {
+                return Next::Do((*version, set.clone()));
+            }
+        }
+    }
+    if now.finished { Next::Done } else { Next::Wait }
+}
+
+/// Policy versions and moments that nobody needs any more: all but the first, the newest `keep`, the checkpoint, and
+/// versions that wait for an evaluation.
+pub fn retire(
+    now: &Snapshot,
+    keep: usize,
+    awaits_eval: &dyn Fn(PolicyVersion) -> bool,
+) -> (Vec<PolicyVersion>, Vec<PolicyVersion>) {
+    let newest: BTreeSet<_> = now.policies.keys().rev().take(keep.max(1)).collect();
+    let kept = |version: &&PolicyVersion| {
+        version.0 == 0 || newest.contains(version) || **version == now.checkpoint || awaits_eval(**version)
+    };
+    let policies = now.policies.keys().filter(|version| !kept(version)).copied().collect();
+    let moments = now.moments.keys().filter(|version| **version != now.checkpoint).copied().collect();
+    (policies, moments)
+}

@@ -1,0 +1,93 @@
+//! The student as a job sees it: config and tokenizer of the run, and the weights of whichever version it needs.
+
+use crate::error::{CommandError, Result, off_thread};
+use model::{ModelConfig, Tokenizer, Transformer};
+use record::PolicyVersion;
+use std::sync::Arc;
+use store::{Snapshot, Store, StoreError};
+
+/// A student that holds the weights of a version.
+pub struct Student {
+    /// Whose weights it holds.
+    pub version: PolicyVersion,
+    /// The network.
+    pub network: Transformer,
+}
+
+/// Makes students from a store.
+pub struct PolicyLoader {
+    config: ModelConfig,
+    tokenizer: Arc<Tokenizer>,
+    device: model::Device,
+}
+
+impl PolicyLoader {
+    /// Reads the run's config and tokenizer.
+    ///
+    /// # Errors
+    /// If they are missing or damaged, or there is no such device.
+    pub async fn open(store: &Store, snapshot: &Snapshot, device: &str) -> Result<Self> {
+        let device = model::device(device)?;
+        let config = store.get(&snapshot.run.student_config).await?;
+        let tokenizer = store.get(&snapshot.run.student_tokenizer).await?;
+        let text = |bytes: &[u8], key: &str| {
+            String::from_utf8(bytes.to_vec()).map_err(|_| CommandError::new(format!("`{key}` is not UTF-8")))
+        };
+        let (config_key, tokenizer_key) = (&snapshot.run.student_config.key, &snapshot.run.student_tokenizer.key);
+        let config = ModelConfig::from_json(&text(&config, config_key)?, config_key)?;
+        let tokenizer = Tokenizer::from_json(&text(&tokenizer, tokenizer_key)?, tokenizer_key)?;
+        let config = config.with_real_vocab(tokenizer.vocab_size())?;
+        Ok(Self { config, tokenizer: Arc::new(tokenizer), device })
+    }
+
+    /// The run's tokenizer.
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.tokenizer
+    }
+
+    /// Tokens that end a response.
+    pub fn eos_ids(&self) -> &[i32] {
+        &self.config.eos_token_ids
+    }
+
+    /// The newest policy; `old` is used again if it is that. `None` if it was retired in the meantime: look again.
+    ///
+    /// # Errors
+    /// If the weights are damaged or do not fit.
+    pub async fn newest(&self, store: &Store, now: &Snapshot, old: Option<Student>) -> Result<Option<Student>> {
+        let newest = now.newest_policy();
+        match old {
+            Some(student) if student.version == newest.version => Ok(Some(student)),
+            old => self.load(store, now, newest.version, old).await,
+        }
+    }
+
+    /// A student with the weights of `version`. `None` if they are not kept any more.
+    ///
+    /// # Errors
+    /// If the weights are damaged or do not fit.
+    pub async fn load(
+        &self,
+        store: &Store,
+        now: &Snapshot,
+        version: PolicyVersion,
+        old: Option<Student>,
+    ) -> Result<Option<Student>> {
+        let Some(policy) = now.policies.get(&version) else { return Ok(None) };
+        let bytes = match store.get(&policy.weights).await {
+            Ok(bytes) => bytes,
+            Err(StoreError::Missing { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let (config, device) = (self.config.clone(), self.device);
+        let network = off_thread(move || match old {
+            Some(Student { mut network, .. }) => {
+                network.set_weights(&bytes)?;
+                Ok(network)
+            }
+            None => Ok(Transformer::from_safetensors(config, &bytes, device)?),
+        })
+        .await?;
+        Ok(Some(Student { version, network }))
+    }
+}

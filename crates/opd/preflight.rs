@@ -1,0 +1,228 @@
+//! What is checked before any work: that the settings make sense together, that models, tokenizers and prompts are there
+//! and fit each other. Nothing is written until all of it holds.
+
+use crate::{
+    config::Pipeline,
+    error::{CommandError, Result},
+    identity::model_digest,
+    prompts::Prompts,
+};
+use model::{Device, ModelConfig, Tokenizer, Transformer};
+use record::{Digest, PromptSet};
+use std::path::Path;
+
+/// What a run is made of, read and checked.
+pub struct Inputs {
+    /// The student as given.
+    pub student: Transformer,
+    /// Its config.json, with every EOS id that any of its files names.
+    pub student_config: String,
+    /// Its tokenizer.json.
+    pub student_tokenizer: String,
+    /// Digest of the tokenizer's (token, id) map, the same for student and teacher.
+    pub tokenizer_digest: Digest,
+    /// Digest of the teacher's config and weights.
+    pub teacher_digest: Digest,
+    /// The training prompts.
+    pub prompts: PromptSet,
+}
+
+/// Checks everything a run needs.
+///
+/// # Errors
+/// The first thing that does not hold: the key or file, both values, what to do.
+pub fn check(pipeline: &Pipeline) -> Result<Inputs> {
+    check_settings(pipeline)?;
+    for (key, device) in devices(pipeline) {
+        model::device(device).map_err(|error| CommandError::new(format!("{key}: {error}")))?;
+    }
+    let student = check_model("student.model", &pipeline.student.model)?;
+    let teacher = check_model("teacher.model", &pipeline.teacher.model)?;
+    if let Some(difference) = student.tokenizer.first_difference(&teacher.tokenizer) {
+        let (student, teacher) = (pipeline.student.model.display(), pipeline.teacher.model.display());
+        let what = format!("the tokenizers of student `{student}` and teacher `{teacher}` differ: {difference}");
+        return Err(CommandError::new(what).hint("on-policy distillation needs one token map for both"));
+    }
+    let prompts = Prompts::read(&pipeline.prompts.path)?;
+    check_lengths(pipeline, &prompts, &pipeline.prompts.path, &student, &teacher)?;
+    for path in pipeline.eval.iter().flat_map(|eval| eval.sets.values()) {
+        check_lengths(pipeline, &Prompts::read_with_answers(path)?, path, &student, &teacher)?;
+    }
+    let digest = format!("sha256:{}", student.tokenizer.map_digest());
+    Ok(Inputs {
+        student: Transformer::load(&pipeline.student.model, Device::Cpu)?,
+        student_config: with_all_eos(&pipeline.student.model, student.tokenizer.eos_ids())?,
+        student_tokenizer: read(&pipeline.student.model.join("tokenizer.json"))?,
+        tokenizer_digest: Digest::try_from(digest)?,
+        teacher_digest: model_digest(&pipeline.teacher.model)?,
+        prompts: prompts.set,
+    })
+}
+
+fn devices(pipeline: &Pipeline) -> impl Iterator<Item = (&'static str, &str)> {
+    let eval = pipeline.eval.iter().map(|eval| ("eval.device", eval.device.as_str()));
+    [
+        ("rollout.device", pipeline.rollout.device.as_str()),
+        ("score.device", pipeline.score.device.as_str()),
+        ("learn.device", pipeline.learn.device.as_str()),
+    ]
+    .into_iter()
+    .chain(eval)
+}
+
+/// Settings that contradict each other or mean nothing, found without opening a file.
+///
+/// # Errors
+/// The first of them.
+pub fn check_settings(pipeline: &Pipeline) -> Result<()> {
+    let Pipeline { rollout, score, learn, .. } = pipeline;
+    let fault = |what: String, hint: &str| Err(CommandError::new(what).hint(hint));
+    learn.estimator.validate()?;
+    learn.optimizer.validate()?;
+    for (key, value) in [
+        ("rollout.prompts_per_unit", u64::from(rollout.prompts_per_unit)),
+        ("rollout.samples_per_prompt", u64::from(rollout.samples_per_prompt)),
+        ("rollout.max_new_tokens", rollout.max_new_tokens as u64),
+        ("rollout.workers", u64::from(rollout.workers)),
+        ("rollout.threads", u64::from(rollout.threads)),
+        ("score.workers", u64::from(score.workers)),
+        ("score.threads", u64::from(score.threads)),
+        ("score.batch_tokens", score.batch_tokens as u64),
+        ("learn.steps", learn.steps),
+        ("learn.rows_per_step", u64::from(learn.rows_per_step)),
+        ("learn.threads", u64::from(learn.threads)),
+        ("learn.microbatch_tokens", learn.microbatch_tokens as u64),
+        ("learn.publish_every", learn.publish_every),
+        ("learn.checkpoint_every", learn.checkpoint_every),
+        ("store.snapshot_every", pipeline.store.snapshot_every),
+        ("store.prefetch", pipeline.store.prefetch as u64),
+        ("eval.batch_rows", pipeline.eval.as_ref().map_or(1, |eval| eval.batch_rows as u64)),
+        ("eval.threads", pipeline.eval.as_ref().map_or(1, |eval| u64::from(eval.threads))),
+    ] {
+        if value == 0 {
+            return fault(format!("{key} is 0"), "it must be 1 or more");
+        }
+    }
+    if !(rollout.temperature > 0.0 && rollout.temperature.is_finite()) {
+        let what = format!("rollout.temperature is {}", rollout.temperature);
+        return fault(what, "it must be above 0: greedy rollouts have no distribution to learn on");
+    }
+    for (key, share) in [
+        ("rollout.top_p", rollout.top_p),
+        ("rollout.top_k_mass", rollout.top_k_mass),
+        ("score.top_k_mass", score.top_k_mass),
+    ] {
+        if !(share > 0.0 && share <= 1.0) {
+            return fault(format!("{key} is {share}"), "it is a share of the mass: above 0, at most 1");
+        }
+    }
+    let unit = u64::from(rollout.prompts_per_unit) * u64::from(rollout.samples_per_prompt);
+    if !u64::from(learn.rows_per_step).is_multiple_of(unit) {
+        let what = format!("learn.rows_per_step is {}, a unit has {unit} rows", learn.rows_per_step);
+        return fault(what, "make it a multiple of rollout.prompts_per_unit * rollout.samples_per_prompt");
+    }
+    if learn.max_staleness == 0 && learn.publish_every != 1 {
+        let what = format!("learn.publish_every is {} at learn.max_staleness = 0", learn.publish_every);
+        return fault(what, "strictly synchronous training needs every version: set it to 1");
+    }
+    if learn.publish_every > learn.max_staleness + 1 {
+        let what = format!(
+            "learn.publish_every is {}, learn.max_staleness {}: rollouts would be stale before a newer policy exists",
+            learn.publish_every, learn.max_staleness
+        );
+        return fault(what, "publish at least every max_staleness + 1 steps");
+    }
+    if !learn.checkpoint_every.is_multiple_of(learn.publish_every) {
+        let what = format!(
+            "learn.checkpoint_every is {}, learn.publish_every {}",
+            learn.checkpoint_every, learn.publish_every
+        );
+        return fault(what, "a checkpoint needs the weights of its version: make it a multiple of publish_every");
+    }
+    if !(pipeline.run.claim_timeout_s > 0.0 && pipeline.run.claim_timeout_s.is_finite()) {
+        return fault(format!("run.claim_timeout_s is {}", pipeline.run.claim_timeout_s), "it must be above 0");
+    }
+    check_estimator(pipeline)
+}
+
+/// That rollouts and scores hold what the estimator reads.
+fn check_estimator(pipeline: &Pipeline) -> Result<()> {
+    let Pipeline { rollout, score, learn, .. } = pipeline;
+    let (needs, name) = (learn.estimator.needs(), learn.estimator.estimator().name());
+    let fault = |what: String, hint: String| Err(CommandError::new(what).hint(hint));
+    for (key, stored, needed) in [
+        ("rollout.draws", rollout.draws, needs.draws),
+        ("score.top_k_max", score.top_k_max, needs.teacher_top_k),
+        ("rollout.top_k_max", rollout.top_k_max, needs.sampler_top_k),
+    ] {
+        if (stored as usize) < needed {
+            let what = format!("learn.estimator `{name}` reads {needed}, {key} stores {stored}");
+            return fault(what, format!("store at least as many: {key} = {needed}"));
+        }
+    }
+    let altered = rollout.top_p < 1.0;
+    if altered && needs.whole_distribution {
+        let what =
+            format!("rollout.top_p is {}, but learn.estimator `{name}` is a Monte-Carlo estimator", rollout.top_p);
+        return fault(what, "its draws must come from the whole distribution: set rollout.top_p = 1".into());
+    }
+    if altered && (rollout.draws > 0 || rollout.top_k_max > 0) {
+        let what = format!("rollout.top_p is {} with rollout.draws or rollout.top_k_max", rollout.top_p);
+        return fault(
+            what,
+            "draws and top-k describe the whole distribution: set rollout.top_p = 1, or keep neither".into(),
+        );
+    }
+    Ok(())
+}
+
+struct Checked {
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+}
+
+fn check_model(key: &str, dir: &Path) -> Result<Checked> {
+    if !dir.is_dir() {
+        let what = format!("{key} is `{}`: there is no such folder", dir.display());
+        return Err(CommandError::new(what)
+            .hint("it names a Hugging Face directory with config.json, tokenizer.json and *.safetensors"));
+    }
+    let named = |error: model::Error| CommandError::new(format!("{key}: {error}"));
+    Ok(Checked { config: ModelConfig::load(dir).map_err(named)?, tokenizer: Tokenizer::load(dir).map_err(named)? })
+}
+
+fn check_lengths(
+    pipeline: &Pipeline,
+    prompts: &Prompts,
+    path: &Path,
+    student: &Checked,
+    teacher: &Checked,
+) -> Result<()> {
+    let context = student.config.max_position_embeddings.min(teacher.config.max_position_embeddings);
+    let new = pipeline.rollout.max_new_tokens;
+    for (i, prompt) in prompts.prompts.iter().enumerate() {
+        let length = student.tokenizer.encode(&prompt.prompt)?.len();
+        if length == 0 || length + new > context {
+            let what = format!(
+                "prompts `{}`: prompt {} has {length} tokens; with rollout.max_new_tokens = {new} the context of {context} is exceeded",
+                path.display(),
+                i + 1
+            );
+            return Err(CommandError::new(what).hint("shorten the prompt or rollout.max_new_tokens"));
+        }
+    }
+    Ok(())
+}
+
+/// A store keeps one file of settings, so that one says what generation_config.json and tokenizer_config.json add.
+fn with_all_eos(dir: &Path, eos: &[i32]) -> Result<String> {
+    let path = dir.join("config.json");
+    let fault = |error: serde_json::Error| CommandError::new(format!("`{}`: {error}", path.display()));
+    let mut config: serde_json::Value = serde_json::from_str(&read(&path)?).map_err(fault)?;
+    config["eos_token_id"] = eos.into();
+    serde_json::to_string_pretty(&config).map_err(fault)
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|error| CommandError::new(format!("`{}`: {error}", path.display())))
+}

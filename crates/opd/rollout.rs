@@ -1,0 +1,148 @@
+//! `opd rollout`: samples units with the newest policy.
+
+use crate::{
+    context::Context,
+    error::{CommandError, Result, off_thread},
+    failpoint::Point,
+    plan::{self, Next},
+    policy::{PolicyLoader, Student},
+    prompts::{Prompts, UnitRow, unit_rows},
+};
+use model::{SamplingParams, TopK, Transformer, chance};
+use record::{Claims, Event, NewRollout, PolicyVersion, RolloutBatch, RolloutBatchInfo, RolloutCommit, UnitRows};
+use std::sync::Arc;
+
+/// The id by which the one teacher of a pipeline is known.
+pub const TEACHER: &str = "teacher";
+
+/// Samples until the run is finished or the job is stopped.
+///
+/// # Errors
+/// Anything that keeps it from going on; what is committed stays.
+pub async fn run(mut job: Context) -> Result<()> {
+    let prompts = Arc::new(Prompts::read(&job.pipeline.prompts.path)?);
+    let policy = PolicyLoader::open(&job.store, job.now(), &job.pipeline.rollout.device).await?;
+    let params = Arc::new(sampling_params(&job, policy.eos_ids()));
+    let mut student: Option<Student> = None;
+    while !job.stop.is_asked() {
+        job.follower.refresh().await?;
+        let lapsed = job.lapsed();
+        let is_lapsed = |worker: &str| lapsed.contains(worker);
+        let (worker, pace) = (job.worker().to_string(), job.pace());
+        match plan::rollout(job.now(), &worker, pace, &is_lapsed) {
+            Next::Done => return Ok(()),
+            Next::Wait => job.wait().await?,
+            Next::Do(plan::Rollout::Claim(_)) => {
+                job.append(0, |now| match plan::rollout(now, &worker, pace, &is_lapsed) {
+                    Next::Do(plan::Rollout::Claim(of)) => {
+                        Some(Event::Claim(Claims { units: vec![of], ..Claims::default() }))
+                    }
+                    _ => None,
+                })
+                .await?;
+            }
+            Next::Do(plan::Rollout::Sample(of)) => {
+                job.begin();
+                let started_at = store::now_ms();
+                let Some(newest) = policy.newest(&job.store, job.now(), student.take()).await? else { continue };
+                let seed = job.pipeline.seed;
+                let rows = unit_rows(seed, prompts.prompts.len() as u64, job.pipeline.units(), &of);
+                let (prompts, params, tokenizer) = (prompts.clone(), params.clone(), policy.tokenizer().clone());
+                let (unit, version) = (of.unit, newest.version);
+                let (rollouts, network) = off_thread(move || {
+                    let encode = |row: &UnitRow| Ok(tokenizer.encode(&prompts.prompts[row.prompt_id as usize].prompt)?);
+                    let prompt_ids = rows.iter().map(encode).collect::<Result<Vec<_>>>()?;
+                    let rollouts = sample(&newest.network, version, seed, unit, &rows, prompt_ids, &prompts, &params)?;
+                    Ok((rollouts, newest.network))
+                })
+                .await?;
+                student = Some(Student { version, network });
+                deliver(&mut job, of, version, started_at, &rollouts, &lapsed).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn sampling_params(job: &Context, eos: &[i32]) -> SamplingParams {
+    let rollout = &job.pipeline.rollout;
+    SamplingParams {
+        temperature: rollout.temperature,
+        top_p: rollout.top_p,
+        max_new_tokens: rollout.max_new_tokens,
+        eos: eos.to_vec(),
+        draws: rollout.draws as usize,
+        top_k: (rollout.top_k_max > 0).then(|| TopK { mass: rollout.top_k_mass, max: rollout.top_k_max as usize }),
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "one call, each argument another thing")]
+fn sample(
+    student: &Transformer,
+    version: PolicyVersion,
+    seed: u64,
+    unit: u64,
+    rows: &[UnitRow],
+    prompt_ids: Vec<Vec<i32>>,
+    prompts: &Prompts,
+    params: &SamplingParams,
+) -> Result<Vec<NewRollout>> {
+    let seeds = rows.iter().map(|row| chance::row_seed(seed, row.prompt_id, u64::from(row.sample), version.0));
+    let asked: Vec<model::Prompt> =
+        prompt_ids.into_iter().zip(seeds).map(|(ids, seed)| model::Prompt { ids, seed }).collect();
+    let samples = model::sample(student, &asked, params)?;
+    let rollouts = rows.iter().zip(asked).zip(samples).map(|((row, prompt), sample)| NewRollout {
+        unit,
+        prompt_id: row.prompt_id,
+        sample_index: row.sample,
+        source: prompts.prompts[row.prompt_id as usize].data_source.clone(),
+        prompt_ids: prompt.ids,
+        seed: prompt.seed,
+        sample,
+    });
+    Ok(rollouts.collect())
+}
+
+/// Stores a sampled unit and commits it together with a claim of the next, unless somebody delivered it first.
+async fn deliver(
+    job: &mut Context,
+    of: UnitRows,
+    policy_version: PolicyVersion,
+    started_at: i64,
+    rollouts: &[NewRollout],
+    lapsed: &std::collections::BTreeSet<String>,
+) -> Result<()> {
+    let info = RolloutBatchInfo {
+        batch: format!("u{:08}-{}", of.unit, store::unique_id()),
+        policy_version,
+        teacher_id: TEACHER.into(),
+        temperature: job.pipeline.rollout.temperature as f32,
+        top_p: job.pipeline.rollout.top_p as f32,
+        started_at,
+        finished_at: store::now_ms(),
+    };
+    let batch = RolloutBatch::encode(&info, rollouts)
+        .map_err(|error| CommandError::new(format!("what was sampled for unit {}: {error}", of.unit)))?;
+    let tokens = batch.tokens() as u64;
+    job.pass(Point::BeforePut);
+    let object = job.store.put_rollouts(&info.batch, &batch).await?;
+    job.pass(Point::AfterPut);
+    let (pace, stopping) = (job.pace(), job.stop.is_asked());
+    job.append(tokens, |now| {
+        let still_wanted = !now.finished && now.unit_claims.iter().any(|claim| claim.of == of);
+        still_wanted.then(|| {
+            let next = plan::claimable_unit(now, pace, &|worker| lapsed.contains(worker));
+            Event::Rollouts(RolloutCommit {
+                batch: info.batch.clone(),
+                of: of.clone(),
+                policy_version,
+                teacher_id: TEACHER.into(),
+                object: object.clone(),
+                tokens,
+                claims: Claims { units: next.filter(|_| !stopping).into_iter().collect(), ..Claims::default() },
+            })
+        })
+    })
+    .await?;
+    Ok(())
+}

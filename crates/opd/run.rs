@@ -1,0 +1,197 @@
+//! `opd run`: all jobs of a pipeline as child processes. It speaks to none of them: what it shows, it reads from the log.
+
+use crate::{
+    cli::{PipelineArgs, begin},
+    config::Pipeline,
+    context::open_store,
+    error::{CommandError, EXIT_ERROR, Result},
+    preflight,
+    progress::Lines,
+    status,
+    stop::{self, Stop},
+};
+use record::Job;
+use std::{
+    process::{ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+use store::Follower;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+};
+
+/// How often the log is looked at and the lines are drawn.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Runs the pipeline to its end.
+///
+/// # Errors
+/// What preflight finds, or a job that cannot go on.
+pub async fn run(args: PipelineArgs, dry_run: bool) -> Result<()> {
+    let pipeline = Pipeline::load(&args.files, &args.sets)?;
+    preflight::check_settings(&pipeline)?;
+    open_store(&pipeline).await?;
+    if dry_run {
+        let checked = pipeline.clone();
+        crate::error::off_thread(move || preflight::check(&checked).map(drop)).await?;
+        print!("{}", pipeline.to_toml());
+        return Ok(());
+    }
+    let stop = Stop::listen();
+    let mut follower = begin(&pipeline, "run").await?;
+    let lines = Lines::new(pipeline.eval.is_some());
+    lines.say(&format!("run `{}` in {}", pipeline.name, pipeline.store.url));
+    let mut jobs = start_all(&pipeline, &args, &lines)?;
+    let mut stopping = false;
+    let outcome = loop {
+        tokio::time::sleep(LOOK).await;
+        let alive = follower.refresh().await;
+        lines.draw(follower.snapshot(), pipeline.learn.steps);
+        if let Err(error) = alive {
+            break Err(error.into());
+        }
+        if stop.is_asked() && !stopping {
+            stopping = true;
+            lines.say("stopping: each job finishes what it has in hand; Ctrl-C again leaves at once");
+            jobs.iter_mut().for_each(Supervised::ask_to_stop);
+        }
+        match look_after(&mut jobs, &follower, stopping) {
+            Ok(true) => break Ok(()),
+            Ok(false) => {}
+            Err(error) => break Err(error),
+        }
+    };
+    if outcome.is_err() {
+        end_all(&mut jobs).await;
+    }
+    lines.clear();
+    outcome?;
+    follower.refresh().await?;
+    if stopping && !follower.snapshot().finished {
+        eprintln!("stopped; the same command goes on from here");
+    }
+    print!("{}", status::summary(follower.store(), follower.snapshot()).await?);
+    Ok(())
+}
+
+/// A job's process, and how to start it again.
+struct Supervised {
+    job: Job,
+    worker: String,
+    args: PipelineArgs,
+    lines: Lines,
+    /// Lives without a commit, in a row, that are put up with.
+    restarts: u32,
+    child: Child,
+    /// Lives that ended without a commit, in a row.
+    barren: u32,
+    /// The worker's commits when this life began.
+    commits: u64,
+    done: bool,
+}
+
+impl Supervised {
+    /// Starts a job's process; what it says on stderr appears above the lines.
+    fn start(job: Job, worker: &str, args: &PipelineArgs, lines: &Lines) -> Result<Child> {
+        let fault = |error: std::io::Error| CommandError::new(format!("cannot start `opd {}`: {error}", job.as_str()));
+        let mut command = Command::new(std::env::current_exe().map_err(fault)?);
+        command.arg(job.as_str()).args(&args.files).args(["--worker", worker]);
+        command.args(args.sets.iter().flat_map(|set| ["--set", set]));
+        // Threads that spin while they wait would take the core from the other jobs.
+        command.env("OMP_WAIT_POLICY", "passive").env(stop::SUPERVISED, "1");
+        // Large tensors come and go each step: memory that is kept costs no page faults (10 to 15 % of sampling).
+        for (key, bytes) in
+            [("MALLOC_MMAP_THRESHOLD_", 1 << 30), ("MALLOC_TRIM_THRESHOLD_", 1_u64 << 32), ("MALLOC_TOP_PAD_", 1 << 26)]
+        {
+            command.env(key, bytes.to_string());
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().map_err(fault)?;
+        if let Some(stderr) = child.stderr.take() {
+            let (lines, worker) = (lines.clone(), worker.to_string());
+            tokio::spawn(async move {
+                let mut text = BufReader::new(stderr).lines();
+                while let Ok(Some(line)) = text.next_line().await {
+                    lines.say(&format!("{worker}: {line}"));
+                }
+            });
+        }
+        Ok(child)
+    }
+
+    /// Closes the job's standard input, which it takes as a wish that it end.
+    fn ask_to_stop(&mut self) {
+        drop(self.child.stdin.take());
+    }
+}
+
+fn start_all(pipeline: &Pipeline, args: &PipelineArgs, lines: &Lines) -> Result<Vec<Supervised>> {
+    let eval = u32::from(pipeline.eval.is_some());
+    let counts = [
+        (Job::Learn, 1),
+        (Job::Rollout, pipeline.rollout.workers),
+        (Job::Score, pipeline.score.workers),
+        (Job::Eval, eval),
+    ];
+    let workers = counts.into_iter().flat_map(|(job, count)| (0..count).map(move |i| (job, i)));
+    let start = |(job, i): (Job, u32)| {
+        let worker = format!("{}-{i}", job.as_str());
+        let child = Supervised::start(job, &worker, args, lines)?;
+        let (args, lines, restarts) = (args.clone(), lines.clone(), pipeline.run.restarts);
+        Ok(Supervised { job, worker, args, lines, restarts, child, barren: 0, commits: 0, done: false })
+    };
+    workers.map(start).collect()
+}
+
+/// Starts again what died. True when every job is done.
+fn look_after(jobs: &mut [Supervised], follower: &Follower, stopping: bool) -> Result<bool> {
+    for supervised in jobs.iter_mut().filter(|supervised| !supervised.done) {
+        let worker = &supervised.worker;
+        let status = supervised.child.try_wait().map_err(|error| CommandError::new(format!("{worker}: {error}")))?;
+        let Some(status) = status else { continue };
+        if status.success() || stopping {
+            supervised.done = true;
+            continue;
+        }
+        if status.code() == Some(EXIT_ERROR.into()) {
+            let hint = "its message is above; the run can be started again with the same command";
+            return Err(CommandError::new(format!("{worker} cannot go on")).hint(hint));
+        }
+        let commits = follower.snapshot().workers.get(worker).map_or(0, |known| known.commits);
+        supervised.barren = if commits > supervised.commits { 0 } else { supervised.barren + 1 };
+        supervised.commits = commits;
+        if supervised.barren > supervised.restarts {
+            let what = format!(
+                "{worker} died {} times in a row without a commit, at last with {}",
+                supervised.barren,
+                cause(status)
+            );
+            return Err(CommandError::new(what).hint("run.restarts is how often it is tried"));
+        }
+        supervised.lines.say(&format!("{worker} died ({}); started again", cause(status)));
+        supervised.child = Supervised::start(supervised.job, worker, &supervised.args, &supervised.lines)?;
+    }
+    Ok(jobs.iter().all(|supervised| supervised.done))
+}
+
+fn cause(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.signal(), status.code()) {
+        (Some(signal), _) => format!("signal {signal}"),
+        (None, Some(code)) => format!("exit status {code}"),
+        (None, None) => "unknown cause".into(),
+    }
+}
+
+/// Lets every job finish what it has in hand, but not for ever.
+async fn end_all(jobs: &mut [Supervised]) {
+    jobs.iter_mut().for_each(Supervised::ask_to_stop);
+    let patience = Instant::now() + Duration::from_secs(30);
+    for supervised in jobs.iter_mut().filter(|supervised| !supervised.done) {
+        let left = patience.saturating_duration_since(Instant::now());
+        if tokio::time::timeout(left, supervised.child.wait()).await.is_err() {
+            let _ = supervised.child.kill().await;
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! `opd score`: says what the teacher thinks of each rollout.
+
+use crate::{
+    context::Context,
+    error::{CommandError, Result, off_thread},
+    failpoint::Point,
+    plan::{self, Next},
+};
+use model::{ScoreRow, ScoringParams, TopK, Transformer};
+use record::{BatchId, BatchRows, Claims, DropReason, Dropped, Event, Ragged, RolloutBatch, ScoreCommit, ScoredBatch};
+use std::collections::BTreeSet;
+
+/// Scores until the run is finished or the job is stopped.
+///
+/// # Errors
+/// Anything that keeps it from going on; what is committed stays.
+pub async fn run(mut job: Context) -> Result<()> {
+    let (path, device) = (job.pipeline.teacher.model.clone(), model::device(&job.pipeline.score.device)?);
+    let mut teacher = Some(off_thread(move || Ok(Transformer::load(&path, device)?)).await?);
+    let score_set = job.pipeline.score.set.clone();
+    while !job.stop.is_asked() {
+        job.follower.refresh().await?;
+        let lapsed = job.lapsed();
+        let is_lapsed = |worker: &str| lapsed.contains(worker);
+        let worker = job.worker().to_string();
+        match plan::score(job.now(), &worker, &score_set, &is_lapsed) {
+            Next::Done => return Ok(()),
+            Next::Wait => job.wait().await?,
+            Next::Do(plan::Score::Claim(_)) => {
+                job.append(0, |now| match plan::score(now, &worker, &score_set, &is_lapsed) {
+                    Next::Do(plan::Score::Claim(id)) => {
+                        Some(Event::Claim(Claims { batches: vec![id], ..Claims::default() }))
+                    }
+                    _ => None,
+                })
+                .await?;
+            }
+            Next::Do(plan::Score::Score(id)) => {
+                job.begin();
+                let object = job.now().batches[&id].object.clone();
+                let rollouts = match job.store.get_rollouts(&object).await {
+                    Ok(rollouts) => rollouts,
+                    Err(error) if error.is_of_one_object() => {
+                        eprintln!("batch `{id}` is dropped and will be sampled again: {error}");
+                        drop_damaged(&mut job, &id).await?;
+                        continue;
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+                let params = scoring_params(&job, &rollouts);
+                // The teacher travels to the working thread and back: a network belongs to one thread at a time.
+                let network = teacher.take().ok_or_else(|| CommandError::new("internal error: the teacher is away"))?;
+                let (scored, network) = off_thread(move || Ok((score(&network, rollouts, &params)?, network))).await?;
+                teacher = Some(network);
+                deliver(&mut job, id, &score_set, &scored, &lapsed).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn scoring_params(job: &Context, rollouts: &RolloutBatch) -> ScoringParams {
+    let score = &job.pipeline.score;
+    ScoringParams {
+        temperature: f64::from(rollouts.row(0).temperature),
+        top_k: TopK { mass: score.top_k_mass, max: score.top_k_max as usize },
+        max_tokens_per_batch: score.batch_tokens,
+    }
+}
+
+/// Scores every row of a batch.
+///
+/// # Errors
+/// If a row does not fit the teacher.
+pub fn score(teacher: &Transformer, rollouts: RolloutBatch, params: &ScoringParams) -> Result<ScoredBatch> {
+    let supports: Vec<(Ragged<i32>, Ragged<i32>)> =
+        rollouts.rows().map(|row| (row.draw_ids.to_ragged(), row.sampler_top_ids.to_ragged())).collect();
+    let rows: Vec<ScoreRow<'_>> = rollouts
+        .rows()
+        .zip(&supports)
+        .map(|(row, (draw_ids, sampler_top_ids))| ScoreRow {
+            prompt_ids: row.prompt_ids,
+            response_ids: row.response_ids,
+            draw_ids,
+            sampler_top_ids,
+        })
+        .collect();
+    let scores = model::score(teacher, &rows, params)?;
+    drop(rows);
+    Ok(ScoredBatch::encode(rollouts, &scores)?)
+}
+
+/// Stores the scores of a batch and commits them together with a claim of the next, unless somebody did first.
+async fn deliver(
+    job: &mut Context,
+    id: BatchId,
+    score_set: &str,
+    scored: &ScoredBatch,
+    lapsed: &BTreeSet<String>,
+) -> Result<()> {
+    let tokens = scored.rollouts().tokens() as u64;
+    job.pass(Point::BeforePut);
+    let object = job.store.put_scores(score_set, &id, scored).await?;
+    job.pass(Point::AfterPut);
+    let stopping = job.stop.is_asked();
+    job.append(tokens, |now| {
+        let still_wanted =
+            !now.finished && now.batches.get(&id).is_some_and(|batch| !batch.scores.contains_key(score_set));
+        still_wanted.then(|| {
+            let next = plan::claimable_batch(now, score_set, &|worker| lapsed.contains(worker));
+            Event::Scores(ScoreCommit {
+                batch: id.clone(),
+                score_set: score_set.into(),
+                object: object.clone(),
+                claims: Claims { batches: next.filter(|_| !stopping).into_iter().collect(), ..Claims::default() },
+            })
+        })
+    })
+    .await?;
+    Ok(())
+}
+
+/// Ends what is left of a batch whose object is damaged; its rows are sampled again.
+///
+/// # Errors
+/// As writing the log.
+pub async fn drop_damaged(job: &mut Context, id: &str) -> Result<()> {
+    job.append(0, |now| {
+        let rows = now.batches.get(id).filter(|batch| !batch.pending.is_empty())?.pending.clone();
+        let of = BatchRows { batch: id.into(), rows };
+        Some(Event::Drop { dropped: vec![Dropped { of, reason: DropReason::Corrupt, reissue: true }] })
+    })
+    .await?;
+    Ok(())
+}

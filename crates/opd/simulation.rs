@@ -1,0 +1,333 @@
+//! A seeded simulation of whole runs on one thread: the jobs' plans over the fold of one log, workers that act in any order,
+//! vanish at any moment and come back, without clock, disk or network.
+
+use crate::plan::{self, Learn, Next, Pace, Rollout, Score};
+use record::{
+    BatchRows, Claims, Commit, Digest, DropReason, Event, FORMAT, Job, ObjectRef, Policy, PolicyVersion, PromptSet,
+    RolloutCommit, Run, ScoreCommit, ScoreSet, StepCommit, Units, Work,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use store::Snapshot;
+
+const SET: &str = "main";
+
+/// What a run does in a simulation.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Rows of a unit.
+    pub unit_rows: u32,
+    /// How it is paced.
+    pub pace: Pace,
+    /// Rollout workers, and score workers.
+    pub workers: usize,
+    /// How likely it is, in percent, that a worker vanishes with what it has in hand.
+    pub crash_percent: u64,
+    /// How likely it is, in percent, that a stored batch turns out to be damaged.
+    pub corrupt_percent: u64,
+}
+
+/// How a run went.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The state at its end.
+    pub end: Snapshot,
+    /// The log.
+    pub commits: Vec<Commit>,
+    /// Rows that were delivered in all.
+    pub delivered: u64,
+    /// (unit, row of the unit) of each row trained on, in order.
+    pub trained: Vec<(u64, u32)>,
+}
+
+/// A splitmix64 sequence: chance is the seed's alone.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % n
+    }
+}
+
+/// What a worker holds between planning and committing: while it does, others may commit.
+#[derive(Clone, Debug)]
+enum InHand {
+    Nothing,
+    Rollouts { of: record::UnitRows, version: PolicyVersion },
+    Scores { batch: String },
+    Step { rows: Vec<BatchRows>, version: PolicyVersion },
+}
+
+struct Simulation {
+    shape: Shape,
+    chance: Chance,
+    now: Snapshot,
+    commits: Vec<Commit>,
+    names: u64,
+    delivered: u64,
+    trained: Vec<(u64, u32)>,
+    units_of: BTreeMap<String, record::UnitRows>,
+    /// Workers that crashed and have not come back: their claims may be taken over.
+    gone: BTreeSet<String>,
+}
+
+/// Runs a seed to its end.
+///
+/// # Errors
+/// What contradicts the log, or that the run does not end.
+pub fn simulate(shape: Shape, seed: u64) -> Result<Outcome, String> {
+    let mut simulation = Simulation::new(shape, seed)?;
+    let jobs = (0..shape.workers).flat_map(|i| [(Job::Rollout, i), (Job::Score, i)]).chain([(Job::Learn, 0)]);
+    let mut workers: Vec<(Job, String, InHand)> =
+        jobs.map(|(job, i)| (job, format!("{}-{i}", job.as_str()), InHand::Nothing)).collect();
+    // Generous: a run that needs more turns than this is stuck.
+    let turns = 2_000 * (shape.pace.steps + 10) * (shape.workers as u64 + 1);
+    for _ in 0..turns {
+        let i = simulation.chance.below(workers.len() as u64) as usize;
+        let (job, name, in_hand) = &mut workers[i];
+        if simulation.chance.below(100) < shape.crash_percent {
+            *in_hand = InHand::Nothing;
+            simulation.gone.insert(name.clone());
+            continue;
+        }
+        simulation.gone.remove(name);
+        let held = std::mem::replace(in_hand, InHand::Nothing);
+        *in_hand = simulation.act(*job, name, held)?;
+        if simulation.now.finished {
+            let Simulation { now, commits, delivered, trained, .. } = simulation;
+            return Ok(Outcome { end: now, commits, delivered, trained });
+        }
+    }
+    Err(format!("not finished after {turns} turns, at step {}", simulation.now.version.0))
+}
+
+impl Simulation {
+    fn new(shape: Shape, seed: u64) -> Result<Self, String> {
+        let object = ObjectRef { key: "x".into(), bytes: 1, digest: Digest::of(b"x") };
+        let run = Run {
+            run_id: "simulation".into(),
+            pipeline: "simulation".into(),
+            seed,
+            tokenizer: object.digest,
+            teachers: BTreeMap::from([("teacher".to_string(), object.digest)]),
+            prompts: PromptSet { digest: object.digest, count: 1_000 },
+            units: Units { prompts: shape.unit_rows, samples: 1 },
+            score_sets: BTreeMap::from([(
+                SET.to_string(),
+                ScoreSet { top_k_mass: 1.0, top_k_max: 4, draws: 1, codec: "plain".into() },
+            )]),
+            student_config: object.clone(),
+            student_tokenizer: object.clone(),
+            policy: Policy { version: PolicyVersion(0), weights: object },
+        };
+        let first = commit(0, "run", Job::Run, Event::Run(Box::new(run)));
+        let now = Snapshot::start(&first).map_err(|error| error.to_string())?;
+        let (commits, trained) = (vec![first], Vec::new());
+        let (units_of, gone) = (BTreeMap::new(), BTreeSet::new());
+        Ok(Self { shape, chance: Chance(seed), now, commits, names: 0, delivered: 0, trained, units_of, gone })
+    }
+
+    /// One turn of a worker: it plans and takes something in hand, or commits what it has in hand.
+    fn act(&mut self, job: Job, worker: &str, held: InHand) -> Result<InHand, String> {
+        let gone = self.gone.clone();
+        let lapsed = |name: &str| gone.contains(name);
+        match (job, held) {
+            (Job::Rollout, InHand::Rollouts { of, version }) => self.deliver(worker, of, version, &lapsed)?,
+            (Job::Rollout, _) => match plan::rollout(&self.now, worker, self.shape.pace, &lapsed) {
+                Next::Do(Rollout::Sample(of)) => {
+                    return Ok(InHand::Rollouts { of, version: self.now.newest_policy().version });
+                }
+                Next::Do(Rollout::Claim(of)) => {
+                    self.append(worker, job, Event::Claim(Claims { units: vec![of], ..Claims::default() }))?;
+                }
+                Next::Wait | Next::Done => {}
+            },
+            (Job::Score, InHand::Scores { batch }) => self.score(worker, batch, &lapsed)?,
+            (Job::Score, _) => match plan::score(&self.now, worker, SET, &lapsed) {
+                Next::Do(Score::Score(batch)) => return Ok(InHand::Scores { batch }),
+                Next::Do(Score::Claim(id)) => {
+                    self.append(worker, job, Event::Claim(Claims { batches: vec![id], ..Claims::default() }))?;
+                }
+                Next::Wait | Next::Done => {}
+            },
+            (_, InHand::Step { rows, version }) => self.step(worker, rows, version)?,
+            (_, _) => match plan::learn(&self.now, SET, self.shape.pace) {
+                Next::Do(Learn::Step(selected)) => {
+                    let rows = selected.into_iter().map(|of| BatchRows { batch: of.batch, rows: of.rows }).collect();
+                    return Ok(InHand::Step { rows, version: self.now.version });
+                }
+                Next::Do(Learn::Drop(dropped)) => self.append(worker, job, Event::Drop { dropped })?,
+                Next::Do(Learn::Finish(dropped)) => self.append(worker, job, Event::Finish { dropped })?,
+                Next::Wait | Next::Done => {}
+            },
+        }
+        Ok(InHand::Nothing)
+    }
+
+    fn deliver(
+        &mut self,
+        worker: &str,
+        of: record::UnitRows,
+        version: PolicyVersion,
+        lapsed: plan::Lapsed<'_>,
+    ) -> Result<(), String> {
+        if !self.now.unit_claims.iter().any(|claim| claim.of == of) {
+            return Ok(());
+        }
+        self.names += 1;
+        let batch = format!("u{:08}-{}", of.unit, self.names);
+        self.units_of.insert(batch.clone(), of.clone());
+        self.delivered += u64::from(of.rows.len());
+        let next = plan::claimable_unit(&self.now, self.shape.pace, lapsed);
+        let rollouts = RolloutCommit {
+            batch,
+            of,
+            policy_version: version,
+            teacher_id: "teacher".into(),
+            object: ObjectRef { key: "r".into(), bytes: 1, digest: Digest::of(b"r") },
+            tokens: 1,
+            claims: Claims { units: next.into_iter().collect(), ..Claims::default() },
+        };
+        self.append(worker, Job::Rollout, Event::Rollouts(rollouts))
+    }
+
+    fn score(&mut self, worker: &str, batch: String, lapsed: plan::Lapsed<'_>) -> Result<(), String> {
+        let Some(live) = self.now.batches.get(&batch).filter(|live| !live.scores.contains_key(SET)) else {
+            return Ok(());
+        };
+        if live.pending.is_empty() {
+            return Ok(());
+        }
+        if self.chance.below(100) < self.shape.corrupt_percent {
+            let of = BatchRows { batch, rows: live.pending.clone() };
+            let dropped = vec![record::Dropped { of, reason: DropReason::Corrupt, reissue: true }];
+            return self.append(worker, Job::Score, Event::Drop { dropped });
+        }
+        let next = plan::claimable_batch(&self.now, SET, lapsed).filter(|next| *next != batch);
+        let scores = ScoreCommit {
+            batch,
+            score_set: SET.into(),
+            object: ObjectRef { key: "s".into(), bytes: 1, digest: Digest::of(b"s") },
+            claims: Claims { batches: next.into_iter().collect(), ..Claims::default() },
+        };
+        self.append(worker, Job::Score, Event::Scores(scores))
+    }
+
+    fn step(&mut self, worker: &str, consumed: Vec<BatchRows>, version: PolicyVersion) -> Result<(), String> {
+        if self.now.version != version {
+            return Ok(());
+        }
+        for BatchRows { batch, rows } in &consumed {
+            let of = &self.units_of[batch];
+            let all: Vec<u32> = of.rows.iter().collect();
+            self.trained.extend(rows.iter().map(|row| (of.unit, all[row as usize])));
+        }
+        let step = version.0 + 1;
+        let weights = ObjectRef { key: format!("w{step}"), bytes: 1, digest: Digest::of(&step.to_le_bytes()) };
+        let event = StepCommit {
+            step,
+            consumed,
+            dropped: Vec::new(),
+            score_set: SET.into(),
+            record: weights.clone(),
+            weights_digest: weights.digest,
+            policy: Some(Policy { version: PolicyVersion(step), weights: weights.clone() }),
+            moments: step.is_multiple_of(3).then_some(weights),
+            settings: serde_json::Value::Null,
+            metrics: BTreeMap::new(),
+        };
+        self.append(worker, Job::Learn, Event::Step(Box::new(event)))
+    }
+
+    fn append(&mut self, worker: &str, job: Job, event: Event) -> Result<(), String> {
+        let commit = commit(self.now.seq + 1, worker, job, event);
+        self.now.apply(&commit).map_err(|error| error.to_string())?;
+        self.commits.push(commit);
+        let room = (self.shape.pace.max_staleness + 1) * u64::from(self.shape.pace.rows_per_step);
+        let again: u64 = self.now.reissue.values().map(|rows| u64::from(rows.len())).sum();
+        if self.now.rows_ahead() + again > room {
+            return Err(format!("{} rows ahead of the learner, {room} are allowed", self.now.rows_ahead() + again));
+        }
+        Ok(())
+    }
+}
+
+fn commit(seq: u64, worker: &str, job: Job, event: Event) -> Commit {
+    let work = Work {
+        worker: worker.into(),
+        incarnation: worker.into(),
+        job,
+        started: 0,
+        busy_s: 0.0,
+        waited_s: 0.0,
+        tokens: 0,
+    };
+    Commit { format: FORMAT, seq, id: seq.to_string(), at: 0, work, event }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn shape(max_staleness: u64, workers: usize, crash_percent: u64, corrupt_percent: u64) -> Shape {
+        let pace = Pace { rows_per_step: 8, steps: 12, max_staleness };
+        Shape { unit_rows: 4, pace, workers, crash_percent, corrupt_percent }
+    }
+
+    fn check(shape: Shape, seed: u64) -> Outcome {
+        let outcome = simulate(shape, seed).unwrap_or_else(|error| panic!("seed {seed}, {shape:?}: {error}"));
+        let (end, pace) = (&outcome.end, shape.pace);
+        assert_eq!(end.version.0, pace.steps);
+        assert_eq!(end.ended.consumed, pace.steps * u64::from(pace.rows_per_step), "seed {seed}");
+        assert!(end.ended.staleness_max <= pace.max_staleness, "seed {seed}: {:?}", end.ended);
+        let dropped: u64 = end.ended.dropped.values().sum();
+        assert_eq!(outcome.delivered, end.ended.consumed + dropped, "seed {seed}: each row ends once");
+        let once: BTreeSet<_> = outcome.trained.iter().collect();
+        assert_eq!(once.len(), outcome.trained.len(), "seed {seed}: no row of a unit is trained on twice");
+        assert_eq!(end.pending().count(), 0);
+        outcome
+    }
+
+    #[test]
+    fn strictly_synchronous_runs_train_in_prompt_order_whatever_happens() {
+        let order: Vec<(u64, u32)> = (0..24).flat_map(|unit| (0..4).map(move |row| (unit, row))).collect();
+        for seed in 0..40 {
+            assert_eq!(check(shape(0, 2, 10, 3), seed).trained, order, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn without_accidents_nothing_is_dropped_and_nothing_sampled_twice() {
+        for seed in 0..40 {
+            let outcome = check(shape(2, 1, 0, 0), seed);
+            assert!(outcome.end.ended.dropped.is_empty(), "seed {seed}: {:?}", outcome.end.ended);
+        }
+    }
+
+    #[test]
+    fn the_state_is_a_function_of_the_log() {
+        let outcome = check(shape(4, 3, 10, 5), 11);
+        let mut again = Snapshot::start(&outcome.commits[0]).unwrap();
+        for commit in &outcome.commits[1..] {
+            let json = commit.to_json().unwrap();
+            again.apply(&Commit::from_json(&json).unwrap()).unwrap();
+        }
+        assert_eq!(again, outcome.end);
+        let json = serde_json::to_string(&again).unwrap();
+        assert_eq!(serde_json::from_str::<Snapshot>(&json).unwrap(), again);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(150))]
+        #[test]
+        fn every_row_ends_once_and_none_is_too_stale(
+            seed in any::<u64>(), staleness in 0u64..6, workers in 1usize..5, crashes in 0u64..30, corrupt in 0u64..10,
+        ) {
+            check(shape(staleness, workers, crashes, corrupt), seed);
+        }
+    }
+}

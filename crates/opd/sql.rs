@@ -1,0 +1,48 @@
+//! `opd sql`: asks a store a question.
+
+use crate::error::{CommandError, Result};
+use std::io::{BufWriter, IsTerminal, Write};
+use store::{Store, StoreOptions};
+
+/// How an answer is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people; long values are cut to fit the terminal.
+    Table,
+    /// Comma-separated, with a header line.
+    Csv,
+    /// An array of objects.
+    Json,
+}
+
+/// Characters of a line where there is no terminal to ask.
+const WIDTH: usize = 120;
+
+/// Prints the answer to `query` on standard output.
+///
+/// # Errors
+/// No run in the store, a query that is not understood or would write, a damaged object.
+pub async fn run(store: &str, query: &str, at: Option<u64>, format: Format) -> Result<()> {
+    let store = Store::open(store, StoreOptions::default()).await?;
+    let session = query::open(&store, at).await?;
+    let answer = session.run(query).await?;
+    let format = match format {
+        Format::Table => query::Format::Table { width: terminal_width() },
+        Format::Csv => query::Format::Csv,
+        Format::Json => query::Format::Json,
+    };
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    query::write(answer, format, &mut out).await?;
+    // A reader that has seen enough (`| head`) is no fault.
+    match out.flush() {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(CommandError::new(error.to_string())),
+        _ => Ok(()),
+    }
+}
+
+fn terminal_width() -> usize {
+    match std::io::stdout().is_terminal() {
+        true => rustix::termios::tcgetwinsize(std::io::stdout()).map_or(WIDTH, |size| usize::from(size.ws_col).max(40)),
+        false => WIDTH,
+    }
+}

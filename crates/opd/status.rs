@@ -1,0 +1,131 @@
+//! `opd status`: how a run stands, from its log alone.
+
+use crate::error::Result;
+use record::{Commit, EvalCommit, Event, Job, Ratio};
+use std::{collections::BTreeMap, fmt::Write};
+use store::{Snapshot, Store, StoreOptions};
+
+/// Prints how the run in `store` stands.
+///
+/// # Errors
+/// No run in the store, or one that cannot be read.
+pub async fn run(store: &str) -> Result<()> {
+    let store = Store::open(store, StoreOptions::default()).await?;
+    let follower = store.follow().await?;
+    print!("{}", summary(&store, follower.snapshot()).await?);
+    Ok(())
+}
+
+/// The run as a short table.
+///
+/// # Errors
+/// If the log or the list of objects cannot be read.
+pub async fn summary(store: &Store, now: &Snapshot) -> Result<String> {
+    let commits = store.history(Some(now.seq)).await?;
+    let mut text = String::new();
+    let state = if now.finished { "finished" } else { "not finished" };
+    row(&mut text, "run", &format!("{} ({}), {state}, {} commits", now.run.pipeline, now.run.run_id, now.seq + 1));
+    accuracy(&mut text, &commits);
+    steps(&mut text, now, &commits);
+    rows(&mut text, now);
+    jobs(&mut text, now, &commits);
+    let usage = store.usage().await?;
+    let total: u64 = usage.values().map(|of| of.bytes).sum();
+    let parts: Vec<String> = usage.iter().map(|(kind, of)| format!("{} {}", kind.as_str(), size(of.bytes))).collect();
+    row(&mut text, "store", &format!("{} ({})", size(total), parts.join(", ")));
+    Ok(text)
+}
+
+fn row(text: &mut String, name: &str, value: &str) {
+    // Writing to a string does not fail.
+    let _ = writeln!(text, "{name:<12} {value}");
+}
+
+fn accuracy(text: &mut String, commits: &[Commit]) {
+    let mut first_and_last: BTreeMap<&str, (&EvalCommit, &EvalCommit)> = BTreeMap::new();
+    for commit in commits {
+        let Event::Eval(eval) = &commit.event else { continue };
+        let (first, last) = first_and_last.entry(&eval.eval_set).or_insert((eval, eval));
+        if eval.policy_version < first.policy_version {
+            *first = eval;
+        }
+        if eval.policy_version > last.policy_version {
+            *last = eval;
+        }
+    }
+    let percent = |(correct, of): Ratio| format!("{:.1} %", 100.0 * correct / of);
+    for (set, (first, last)) in first_and_last {
+        for eval in [first, last] {
+            let (greedy, sampled) = (percent(eval.accuracy), percent(eval.sampled_accuracy));
+            row(text, "accuracy", &format!("{set} {}: {greedy} greedy, {sampled} sampled", eval.policy_version));
+            if first.policy_version == last.policy_version {
+                break;
+            }
+        }
+    }
+}
+
+fn steps(text: &mut String, now: &Snapshot, commits: &[Commit]) {
+    let steps: Vec<_> = commits
+        .iter()
+        .filter_map(|commit| match &commit.event {
+            Event::Step(step) => Some(step),
+            _ => None,
+        })
+        .collect();
+    let wall = commits.last().map_or(0, |last| last.at) - commits.first().map_or(0, |first| first.at);
+    row(text, "steps", &format!("{} in {:.0} s", now.version.0, wall as f64 / 1000.0));
+    for name in ["reverse_kl", "forward_kl"] {
+        let value =
+            |step: &record::StepCommit| step.metrics.get(name).filter(|(_, of)| *of > 0.0).map(|(sum, of)| sum / of);
+        if let (Some(first), Some(last)) = (steps.first().and_then(|s| value(s)), steps.last().and_then(|s| value(s))) {
+            row(text, name, &format!("{first:.3} at step 1, {last:.3} at step {}", now.version.0));
+        }
+    }
+}
+
+fn rows(text: &mut String, now: &Snapshot) {
+    let ended = &now.ended;
+    let pending: u32 = now.pending().map(|(_, batch)| batch.pending.len()).sum();
+    let mut line = format!("{} consumed", ended.consumed);
+    for (reason, count) in &ended.dropped {
+        line += &format!(", {count} dropped ({})", reason.as_str());
+    }
+    row(text, "rollouts", &format!("{line}, {pending} pending"));
+    if ended.consumed > 0 {
+        let mean = ended.staleness_sum as f64 / ended.consumed as f64;
+        row(text, "staleness", &format!("mean {mean:.2}, max {}", ended.staleness_max));
+    }
+}
+
+fn jobs(text: &mut String, now: &Snapshot, commits: &[Commit]) {
+    for job in [Job::Rollout, Job::Score, Job::Learn, Job::Eval] {
+        let workers: Vec<_> = now.workers.values().filter(|worker| worker.job == job).collect();
+        let of_job = || commits.iter().filter(|commit| commit.work.job == job);
+        let (Some(first), Some(last)) = (of_job().next(), of_job().last()) else { continue };
+        let tokens: u64 = workers.iter().map(|worker| worker.tokens).sum();
+        let busy: f64 = workers.iter().map(|worker| worker.busy_s).sum();
+        let wall = (last.at - first.work.started).max(1) as f64 / 1000.0;
+        let value = format!(
+            "{:.0} tok/s over all, {:.0} while busy; busy {:.0} % of {wall:.0} s; {tokens} tokens, {} worker{}",
+            tokens as f64 / wall,
+            tokens as f64 / busy.max(1e-9),
+            100.0 * busy / (wall * workers.len() as f64),
+            workers.len(),
+            if workers.len() == 1 { "" } else { "s" }
+        );
+        row(text, job.as_str(), &value);
+    }
+}
+
+/// Bytes for people.
+fn size(bytes: u64) -> String {
+    let units = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < units.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
+}

@@ -1,0 +1,137 @@
+//! What is wrong is said before any work: exit status 2, the key or file, both values, what to do; nothing is written.
+
+use crate::support::{Small, opd, succeeded, text};
+
+/// Runs with `sets` and asserts a clean refusal that says each of `says`.
+fn refused(small: &Small, sets: &[&str], says: &[&str]) {
+    let output = small.run(sets);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{sets:?}: {said}");
+    for words in says {
+        assert!(said.contains(words), "{sets:?} should say {words:?}:\n{said}");
+    }
+    assert!(!said.contains("panicked"), "{said}");
+    assert!(!small.path("store").exists(), "{sets:?}: nothing is written");
+}
+
+#[test]
+fn settings_that_make_no_sense() {
+    let small = Small::new();
+    let forward = "learn.estimator={ name = \"forward_kl\", top_k = 64 }";
+    for (sets, says) in [
+        (&["learn.rows_per_stp=8"][..], &["learn.rows_per_stp", "did you mean `rows_per_step`?"][..]),
+        (&["rolout.draws=8"], &["rolout", "did you mean `rollout`?"]),
+        (&["rollout.top_p=0.9"], &["rollout.top_p is 0.9", "reverse_kl_mc", "set rollout.top_p = 1"]),
+        (&["rollout.draws=2"], &["reads 4", "rollout.draws stores 2"]),
+        (&[forward], &["forward_kl", "reads 64", "score.top_k_max stores 8"]),
+        (&["learn.rows_per_step=6"], &["learn.rows_per_step is 6", "a unit has 4 rows"]),
+        (&["learn.publish_every=2"], &["learn.publish_every is 2 at learn.max_staleness = 0"]),
+        (&["rollout.temperature=0"], &["rollout.temperature is 0"]),
+        (&["learn.steps=0"], &["learn.steps is 0"]),
+        (&["learn.device=tpu"], &["learn.device", "tpu"]),
+        (&["learn.device=cuda"], &["learn.device", "no CUDA here"]),
+        (&["store.url=memory:///"], &["memory:///", "processes of their own"]),
+        (&["store.url=ftp://x/y"], &["ftp://x/y"]),
+        (&["rollout.max_new_tokens=60"], &["rollout.max_new_tokens = 60", "context of 48"]),
+    ] {
+        refused(&small, sets, says);
+    }
+}
+
+#[test]
+fn files_that_are_missing_or_do_not_fit() {
+    let small = Small::new();
+    refused(&small, &["student.model=nowhere"], &["student.model", "nowhere", "no such folder"]);
+    refused(&small, &["prompts.path=nowhere.jsonl"], &["nowhere.jsonl"]);
+    std::fs::write(small.path("long.jsonl"), format!("{{\"prompt\": \"{}\"}}\n", "7 ".repeat(80))).unwrap();
+    refused(&small, &["prompts.path=long.jsonl"], &["long.jsonl", "prompt 1 has", "the context of 48"]);
+    std::fs::write(small.path("open.jsonl"), "{\"prompt\": \"2 + 2?\"}\n").unwrap();
+    refused(&small, &["eval.sets={ open = \"open.jsonl\" }"], &["open.jsonl", "prompt 1 has no `answer`"]);
+    std::fs::write(small.path("text.jsonl"), "2 + 2?\n").unwrap();
+    refused(&small, &["prompts.path=text.jsonl"], &["text.jsonl", "line 1"]);
+}
+
+#[test]
+fn a_teacher_with_another_tokenizer() {
+    let small = Small::new();
+    let path = small.path("teacher/tokenizer.json");
+    let tokenizer = std::fs::read_to_string(&path).unwrap();
+    let mut tokenizer: serde_json::Value = serde_json::from_str(&tokenizer).unwrap();
+    // The same size, but two tokens have changed places.
+    let vocabulary = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+    let (seven, eight) = (vocabulary["7"].clone(), vocabulary["8"].clone());
+    vocabulary["7"] = eight;
+    vocabulary["8"] = seven;
+    std::fs::write(&path, tokenizer.to_string()).unwrap();
+    refused(&small, &[], &["the tokenizers of student", "differ", "one token map for both"]);
+}
+
+#[test]
+fn a_model_that_is_damaged_or_unknown() {
+    let small = Small::new();
+    let weights = small.path("student/model.safetensors");
+    let whole = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
+    refused(&small, &[], &["model.safetensors"]);
+    std::fs::remove_file(&weights).unwrap();
+    refused(&small, &[], &["model.safetensors"]);
+    std::fs::write(&weights, whole).unwrap();
+    let config = std::fs::read_to_string(small.path("teacher/config.json")).unwrap();
+    std::fs::write(small.path("teacher/config.json"), config.replace("qwen3", "mamba")).unwrap();
+    refused(&small, &[], &["teacher.model", "mamba"]);
+}
+
+#[test]
+fn a_store_that_belongs_to_another_pipeline() {
+    let small = Small::new();
+    succeeded(&small.run(&["learn.steps=1"]));
+    let commits = small.sql("select count(*) from commits");
+    for (set, says) in [
+        ("seed=4", "seed"),
+        ("name=other", "other"),
+        ("rollout.prompts_per_unit=2", "unit"),
+        ("score.top_k_max=16", "score"),
+        ("teacher.model=student", "teacher"),
+    ] {
+        let output = small.run(&["learn.steps=1", set]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{set}: {said}");
+        assert!(said.contains("belongs to another run") && said.contains(says), "{set}: {said}");
+    }
+    assert_eq!(small.sql("select count(*) from commits"), commits, "nothing was written");
+}
+
+#[test]
+fn a_store_that_is_not_there() {
+    let small = Small::new();
+    for command in [&["status"][..], &["sql"]] {
+        let mut program = opd();
+        program.args(command).arg(small.store());
+        if command == ["sql"] {
+            program.arg("select 1");
+        }
+        let output = program.output().unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("there is no run at") && said.contains("hint:"), "{said}");
+    }
+    assert!(!small.path("store").exists());
+}
+
+#[test]
+fn questions_that_cannot_be_answered() {
+    let small = Small::new();
+    succeeded(&small.run(&["learn.steps=1"]));
+    for (query, says) in [
+        ("select stalenes from consumed", "staleness"),
+        ("select * from rollout", "rollouts"),
+        ("drop table rollouts", "drop"),
+        ("insert into rollouts values (1)", "insert"),
+        ("selct 1", "selct"),
+    ] {
+        let output = opd().args(["sql", &small.store(), query]).output().unwrap();
+        let said = text(&output.stderr).to_lowercase();
+        assert_eq!(output.status.code(), Some(2), "{query}: {said}");
+        assert!(said.contains(says) && !said.contains("panicked"), "{query}: {said}");
+    }
+}

@@ -1,0 +1,90 @@
+//! Jobs that die: between object and commit, and at any moment. Nothing is lost and nothing trained on twice.
+
+use crate::support::{Small, succeeded, text};
+use std::{
+    process::{Child, Stdio},
+    time::Duration,
+};
+
+const DIGESTS: &str = "select step, weights_digest from steps order by step";
+
+fn every_row_ended_once(small: &Small) {
+    let counts =
+        "select (select count(*) from rollouts), (select count(*) from consumed), (select count(*) from dropped)";
+    let counts: Vec<u64> = small.sql(counts)[0].split(',').map(|count| count.parse().unwrap()).collect();
+    assert_eq!(counts[0], counts[1] + counts[2], "stored, consumed, dropped: {counts:?}");
+    let twice = "select rollout_id from (select rollout_id from consumed union all select rollout_id from dropped) \
+                 group by rollout_id having count(*) > 1";
+    assert!(small.sql(twice).is_empty());
+    // A committed batch has its object and its scores: reading all of it says so.
+    assert_eq!(small.sql("select count(*) from scored where teacher_logprobs is null"), ["0"]);
+}
+
+#[test]
+fn killed_between_object_and_commit_a_run_ends_with_the_same_weights() {
+    let whole = Small::new();
+    succeeded(&whole.run(&[]));
+    for point in ["before_put", "after_put", "after_commit"] {
+        let small = Small::new();
+        // Each life of each job dies the second time it comes to the point.
+        let failpoints: Vec<String> =
+            ["rollout", "score", "learn", "eval"].iter().map(|job| format!("{job}.{point}:2")).collect();
+        let output = small.command("run", &[]).env("OPD_FAILPOINT", failpoints.join(",")).output().unwrap();
+        succeeded(&output);
+        let said = text(&output.stderr);
+        for job in ["rollout", "score", "learn"] {
+            assert!(said.contains(&format!("{job}-0 died (signal 9)")), "{point}: {said}");
+        }
+        assert_eq!(small.sql(DIGESTS), whole.sql(DIGESTS), "{point}");
+        assert_eq!(small.sql("select policy_version from evals order by 1"), ["0", "4"], "{point}");
+        every_row_ended_once(&small);
+    }
+}
+
+#[test]
+fn killed_at_any_moment_a_run_ends_with_the_same_weights() {
+    let kills = std::env::var("OPD_TEST_KILLS").map_or(8, |kills| kills.parse().unwrap());
+    let (whole, small) = (Small::new(), Small::new());
+    let sets = ["learn.steps=12", "run.restarts=50", "eval.every=4"];
+    succeeded(&whole.run(&sets));
+    let mut chance: u64 = 0x9e37_79b9;
+    let mut next = |n: u64| {
+        chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (chance >> 33) % n
+    };
+    let mut killed = 0;
+    // A run that ends before it was killed often enough is begun again, in a store of its own.
+    let mut runs = vec![small];
+    while killed < kills {
+        let store = runs.last().unwrap();
+        let mut run = store.command("run", &sets).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        while run.try_wait().unwrap().is_none() && killed < kills {
+            std::thread::sleep(Duration::from_millis(150 + next(500)));
+            let jobs = children(&run);
+            if jobs.is_empty() {
+                continue;
+            }
+            let job = jobs[next(jobs.len() as u64) as usize];
+            // It may be gone already, which is no kill.
+            killed += u64::from(rustix::process::kill_process(job, rustix::process::Signal::KILL).is_ok());
+        }
+        assert!(run.wait().unwrap().success());
+        if killed < kills {
+            runs.push(Small::new());
+        }
+    }
+    for small in &runs {
+        assert_eq!(small.sql(DIGESTS), whole.sql(DIGESTS));
+        every_row_ended_once(small);
+    }
+    println!("kills {killed}, missing 0, twice 0");
+}
+
+/// The jobs that a run has started.
+fn children(run: &Child) -> Vec<rustix::process::Pid> {
+    // Any of its threads may have started them; a thread may end while this looks.
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", run.id())) else { return Vec::new() };
+    let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("children")).ok());
+    let text = lists.collect::<String>();
+    text.split_whitespace().filter_map(|id| rustix::process::Pid::from_raw(id.parse().ok()?)).collect()
+}

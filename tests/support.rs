@@ -1,0 +1,133 @@
+//! A small run in a temporary folder: random models of a few thousand parameters, the arith tokenizer, easy prompts.
+
+use model::{Device, ModelConfig, Precision, Tokenizer, Transformer};
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+use tempfile::TempDir;
+
+/// Rows of a step and of a whole run in the small pipeline.
+pub const ROWS_PER_STEP: u64 = 8;
+
+pub struct Small {
+    pub dir: TempDir,
+}
+
+impl Small {
+    pub fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("opd test ").tempdir().unwrap();
+        let small = Self { dir };
+        small.write_model("student", 1, 16);
+        small.write_model("teacher", 2, 24);
+        let prompts = |n: usize| -> String {
+            (0..n).map(|i| format!("{{\"prompt\": \"Q: {i} + {i}?\\nA:\", \"answer\": \"{}\"}}\n", 2 * i)).collect()
+        };
+        std::fs::write(small.path("train.jsonl"), prompts(24)).unwrap();
+        std::fs::write(small.path("heldout.jsonl"), prompts(6)).unwrap();
+        std::fs::write(small.path("small.toml"), PIPELINE).unwrap();
+        small
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn store(&self) -> String {
+        self.path("store").display().to_string()
+    }
+
+    pub fn write_model(&self, name: &str, seed: u64, hidden: usize) {
+        tch::set_num_threads(1);
+        let dir = self.path(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        for file in ["tokenizer.json", "tokenizer_config.json"] {
+            std::fs::copy(arith().join("student").join(file), dir.join(file)).unwrap();
+        }
+        let config = std::fs::read_to_string(arith().join("student/config.json")).unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+        for (key, value) in [
+            ("hidden_size", hidden),
+            ("intermediate_size", 2 * hidden),
+            ("num_hidden_layers", 1),
+            ("num_attention_heads", 2),
+            ("num_key_value_heads", 1),
+            ("head_dim", 8),
+            ("max_position_embeddings", 48),
+        ] {
+            config[key] = value.into();
+        }
+        std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
+        let tokenizer = Tokenizer::load(&dir).unwrap();
+        let config = ModelConfig::load(&dir).unwrap().with_real_vocab(tokenizer.vocab_size()).unwrap();
+        Transformer::new_random(config, seed, Device::Cpu).unwrap().save(&dir, Precision::F32).unwrap();
+    }
+
+    /// `opd COMMAND small.toml --set store.url=... --set ...`
+    pub fn command(&self, command: &str, sets: &[&str]) -> Command {
+        let mut program = opd();
+        program.arg(command).arg(self.path("small.toml")).arg("--set").arg(format!("store.url={}", self.store()));
+        program.args(sets.iter().flat_map(|set| ["--set", set]));
+        program
+    }
+
+    pub fn run(&self, sets: &[&str]) -> Output {
+        self.command("run", sets).output().unwrap()
+    }
+
+    /// The answer to a query as CSV lines, without the header.
+    pub fn sql(&self, query: &str) -> Vec<String> {
+        let output = opd().args(["sql", &self.store(), query, "--format", "csv"]).output().unwrap();
+        assert!(output.status.success(), "{query}: {}", text(&output.stderr));
+        text(&output.stdout).lines().skip(1).map(str::to_string).collect()
+    }
+}
+
+/// The program under test, with one thread and nothing on its standard input.
+pub fn opd() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_opd"));
+    command.env("OMP_NUM_THREADS", "1").env_remove("OPD_FAILPOINT").stdin(Stdio::null());
+    command
+}
+
+pub fn arith() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/arith"))
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Asserts success and shows what was said if not.
+pub fn succeeded(output: &Output) {
+    assert!(output.status.success(), "{}\n{}\n{}", output.status, text(&output.stdout), text(&output.stderr));
+}
+
+const PIPELINE: &str = r#"
+name = "small"
+seed = 3
+store = { url = "store", snapshot_every = 16 }
+student.model = "student"
+teacher.model = "teacher"
+prompts.path = "train.jsonl"
+
+[rollout]
+prompts_per_unit = 4
+max_new_tokens = 6
+draws = 4
+top_k_mass = 0.9
+top_k_max = 4
+
+[score]
+top_k_max = 8
+
+[learn]
+steps = 4
+rows_per_step = 8
+estimator = { name = "reverse_kl_mc", draws = 4 }
+checkpoint_every = 2
+optimizer.learning_rate = 1e-2
+
+[eval]
+sets = { heldout = "heldout.jsonl" }
+"#;

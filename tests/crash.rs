@@ -9,8 +9,8 @@ use std::{
 const DIGESTS: &str = "select step, weights_digest from steps order by step";
 
 fn every_row_ended_once(small: &Small) {
-    let counts =
-        "select (select count(*) from rollouts), (select count(*) from consumed), (select count(*) from dropped)";
+    let counts = "select (select count(*) from rollouts) as stored, (select count(*) from consumed) as consumed, \
+                  (select count(*) from dropped) as dropped";
     let counts: Vec<u64> = small.sql(counts)[0].split(',').map(|count| count.parse().unwrap()).collect();
     assert_eq!(counts[0], counts[1] + counts[2], "stored, consumed, dropped: {counts:?}");
     let twice = "select rollout_id from (select rollout_id from consumed union all select rollout_id from dropped) \

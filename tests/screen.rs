@@ -15,9 +15,9 @@ fn help_names_every_command_and_fits_a_terminal() {
 
 #[test]
 fn a_misspelt_command_is_an_error_with_a_hint() {
-    let output = opd().arg("rnu").output().unwrap();
+    let output = opd().arg("rollot").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("'run'"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("'rollout'"), "{}", text(&output.stderr));
 }
 
 #[test]

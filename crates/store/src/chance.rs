@@ -21,6 +21,7 @@ pub fn unique_id() -> String {
 }
 
 /// Milliseconds since 1970 by this machine's clock. For people: nothing depends on clocks that agree.
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }

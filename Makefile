@@ -26,6 +26,7 @@ setup: $(LIBTORCH)/.torch-2.11.0
 
 $(LIBTORCH)/.torch-2.11.0:
 	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.95 or newer" >&2; exit 2; }
+	@command -v c++ >/dev/null || { echo "a C++ compiler is missing: apt-get install build-essential" >&2; exit 2; }
 	@$(PYTHON) -m pip --version >/dev/null || { echo "pip is missing: apt-get install python3-pip" >&2; exit 2; }
 	@echo "fetching libtorch (0.5 GB on disk, once)"
 	rm -rf $(LIBTORCH) $(LIBTORCH).part

@@ -4,7 +4,7 @@ use crate::support::{Small, opd, succeeded, text};
 
 /// Runs with `sets` and asserts a clean refusal that says each of `says`.
 fn refused(small: &Small, sets: &[&str], says: &[&str]) {
-    let output = small.run(sets);
+    let output = small.command("run", sets).env_remove("AWS_ACCESS_KEY_ID").output().unwrap();
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{sets:?}: {said}");
     for words in says {
@@ -32,6 +32,7 @@ fn settings_that_make_no_sense() {
         (&["learn.device=cuda"], &["learn.device", "no CUDA here"]),
         (&["store.url=memory:///"], &["memory:///", "processes of their own"]),
         (&["store.url=ftp://x/y"], &["ftp://x/y"]),
+        (&["store.url=s3://bucket/run"], &["s3://bucket/run", "no credentials", "AWS_ACCESS_KEY_ID"]),
         (&["rollout.max_new_tokens=60"], &["rollout.max_new_tokens = 60", "context of 48"]),
     ] {
         refused(&small, sets, says);

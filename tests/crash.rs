@@ -1,10 +1,7 @@
 //! Jobs that die: between object and commit, and at any moment. Nothing is lost and nothing trained on twice.
 
-use crate::support::{Small, succeeded, text};
-use std::{
-    process::{Child, Stdio},
-    time::Duration,
-};
+use crate::support::{Small, children, succeeded, text};
+use std::{process::Stdio, time::Duration};
 
 const DIGESTS: &str = "select step, weights_digest from steps order by step";
 
@@ -78,13 +75,4 @@ fn killed_at_any_moment_a_run_ends_with_the_same_weights() {
         every_row_ended_once(small);
     }
     println!("kills {killed}, missing 0, twice 0");
-}
-
-/// The jobs that a run has started.
-fn children(run: &Child) -> Vec<rustix::process::Pid> {
-    // Any of its threads may have started them; a thread may end while this looks.
-    let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", run.id())) else { return Vec::new() };
-    let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("children")).ok());
-    let text = lists.collect::<String>();
-    text.split_whitespace().filter_map(|id| rustix::process::Pid::from_raw(id.parse().ok()?)).collect()
 }

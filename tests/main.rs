@@ -3,12 +3,16 @@
 //! - [`arith`]: the pipeline in the repository keeps its promises;
 //! - [`bad_input`]: what is wrong is said before any work, and nothing is written;
 //! - [`crash`]: jobs killed between object and commit, and at any moment;
+//! - [`full_disk`]: a store that is full, and goes on once there is room;
 //! - [`run`]: the closed loop, synchronous and not, stopped and gone on with;
+//! - [`s3`]: the same in a bucket, with the same weights;
 //! - [`screen`]: what people see.
 
 mod arith;
 mod bad_input;
 mod crash;
+mod full_disk;
 mod run;
+mod s3;
 mod screen;
 mod support;

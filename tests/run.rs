@@ -1,6 +1,7 @@
 //! The closed loop.
 
-use crate::support::{ROWS_PER_STEP, Small, succeeded, text};
+use crate::support::{ROWS_PER_STEP, Small, children, succeeded, text, wait_for};
+use rustix::process::{Pid, Signal, kill_process};
 use std::{
     process::Stdio,
     time::{Duration, Instant},
@@ -41,13 +42,9 @@ fn the_same_command_goes_on_from_where_a_run_was_stopped() {
     succeeded(&whole.run(&[]));
     let mut program = parts.command("run", &[]);
     let mut child = program.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let patience = Instant::now() + Duration::from_secs(120);
     let log = parts.path("store/log/00000000000000000005.json");
-    while !log.exists() && Instant::now() < patience {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let id = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    wait_for("a commit", || log.exists().then_some(()));
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     assert!(child.wait().unwrap().success(), "one Ctrl-C ends a run well");
     succeeded(&parts.run(&[]));
     assert_eq!(parts.sql(DIGESTS), whole.sql(DIGESTS));
@@ -76,14 +73,11 @@ fn a_damaged_batch_is_dropped_by_name_and_sampled_again() {
         small.command("rollout", &[]).args(["--worker", "rollout-0"]).stderr(Stdio::null()).spawn().unwrap();
     let mut learn = small.command("learn", &[]).args(["--worker", "learn-0"]).stderr(Stdio::null()).spawn().unwrap();
     let folder = small.path("store/rollouts/v00000000");
-    let patience = Instant::now() + Duration::from_secs(120);
-    let mut batches = Vec::new();
-    while batches.len() < 2 && Instant::now() < patience {
-        std::thread::sleep(Duration::from_millis(50));
-        batches = std::fs::read_dir(&folder)
-            .map(|files| files.map(|file| file.unwrap().path()).collect())
-            .unwrap_or_default();
-    }
+    let mut batches = wait_for("two batches", || {
+        let files = std::fs::read_dir(&folder).ok()?;
+        let batches: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+        (batches.len() == 2).then_some(batches)
+    });
     for child in [&mut rollout, &mut learn] {
         child.kill().unwrap();
         child.wait().unwrap();
@@ -107,17 +101,62 @@ fn a_second_learner_is_fenced() {
     let small = Small::new();
     let sets = ["learn.steps=40", "learn.max_staleness=1"];
     let mut run = small.command("run", &sets).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let patience = Instant::now() + Duration::from_secs(120);
-    while !small.path("store/steps").exists() && Instant::now() < patience {
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_for("a step", || small.path("store/steps").exists().then_some(()));
     let second = small.command("learn", &sets).output().unwrap();
-    let id = rustix::process::Pid::from_child(&run);
-    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    kill_process(Pid::from_child(&run), Signal::INT).unwrap();
     let status = run.wait().unwrap();
     // One of the two made the next step and goes on; the other says so and stops.
     let said = text(&second.stderr);
     let fenced = second.status.code() == Some(2) && said.contains("another learner made step");
     assert!(fenced || status.code() == Some(2), "{status}: {said}");
     assert_eq!(small.sql("select count(*) - count(distinct rollout_id) from consumed"), ["0"]);
+}
+
+#[test]
+fn a_second_ctrl_c_leaves_at_once() {
+    let small = Small::new();
+    // A unit that takes long, so that there is something in hand.
+    let sets = ["rollout.prompts_per_unit=4096", "learn.rows_per_step=4096", "rollout.max_new_tokens=30"];
+    let mut program = small.command("run", &sets);
+    let run = program.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let claimed = small.path("store/log/00000000000000000002.json");
+    wait_for("a claim", || claimed.exists().then_some(()));
+    let named = |id: &Pid| {
+        let command = std::fs::read_to_string(format!("/proc/{}/cmdline", id.as_raw_nonzero())).unwrap_or_default();
+        command.contains("rollout-0")
+    };
+    let rollout = wait_for("the rollout job", || children(&run).into_iter().find(named));
+    let interrupt = |id: Pid| kill_process(id, Signal::INT).unwrap();
+    interrupt(rollout);
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(children(&run).contains(&rollout), "after one it is still busy with its unit");
+    interrupt(rollout);
+    let begun = Instant::now();
+    wait_for("its end", || (!children(&run).contains(&rollout)).then_some(()));
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    // The run starts it again; then the run itself is asked twice.
+    wait_for("the next rollout job", || children(&run).iter().any(named).then_some(()));
+    interrupt(Pid::from_child(&run));
+    std::thread::sleep(Duration::from_millis(300));
+    interrupt(Pid::from_child(&run));
+    let output = run.wait_with_output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains("rollout-0 died (exit status 130); started again"), "{said}");
+    assert!(said.contains("Ctrl-C again leaves at once"), "{said}");
+}
+
+#[test]
+fn a_job_that_somebody_else_ends_is_started_again() {
+    let small = Small::new();
+    let mut program = small.command("run", &["learn.steps=12"]);
+    let run = program.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for("a step", || small.path("store/steps").exists().then_some(()));
+    for id in children(&run) {
+        kill_process(id, Signal::TERM).unwrap();
+    }
+    let output = run.wait_with_output().unwrap();
+    succeeded(&output);
+    assert!(text(&output.stderr).contains("learn-0 died (asked to end by another"), "{}", text(&output.stderr));
+    assert_eq!(small.sql("select count(*) from steps"), ["12"]);
 }

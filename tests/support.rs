@@ -1,9 +1,11 @@
 //! A small run in a temporary folder: random models of a few thousand parameters, the arith tokenizer, easy prompts.
 
 use model::{Device, ModelConfig, Precision, Tokenizer, Transformer};
+use rustix::process::Pid;
 use std::{
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 use tempfile::TempDir;
 
@@ -12,12 +14,14 @@ pub const ROWS_PER_STEP: u64 = 8;
 
 pub struct Small {
     pub dir: TempDir,
+    /// Where the store lies, if not in `dir`.
+    url: Option<String>,
 }
 
 impl Small {
     pub fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("opd test ").tempdir().unwrap();
-        let small = Self { dir };
+        let small = Self { dir, url: None };
         small.write_model("student", 1, 16);
         small.write_model("teacher", 2, 24);
         let prompts = |n: usize| -> String {
@@ -29,12 +33,17 @@ impl Small {
         small
     }
 
+    /// The same with its store at `url`.
+    pub fn stored_at(url: String) -> Self {
+        Self { url: Some(url), ..Self::new() }
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     pub fn store(&self) -> String {
-        self.path("store").display().to_string()
+        self.url.clone().unwrap_or_else(|| self.path("store").display().to_string())
     }
 
     pub fn write_model(&self, name: &str, seed: u64, hidden: usize) {
@@ -88,6 +97,27 @@ pub fn opd() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_opd"));
     command.env("OMP_NUM_THREADS", "1").env_remove("OPD_FAILPOINT").stdin(Stdio::null());
     command
+}
+
+/// Looks at something again and again until it is there.
+pub fn wait_for<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
+    let patience = Instant::now() + Duration::from_secs(120);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < patience, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The processes that `parent` has started.
+pub fn children(parent: &Child) -> Vec<Pid> {
+    // Any of its threads may have started them; a thread may end while this looks.
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", parent.id())) else { return Vec::new() };
+    let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("children")).ok());
+    let text = lists.collect::<String>();
+    text.split_whitespace().filter_map(|id| Pid::from_raw(id.parse().ok()?)).collect()
 }
 
 pub fn arith() -> &'static Path {

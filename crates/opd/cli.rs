@@ -130,7 +130,7 @@ async fn job(job: Job, args: JobArgs) -> Result<()> {
     // Without a name, one that no other worker has: claims lapse by name.
     let worker = args.worker.unwrap_or_else(|| format!("{}-{}", job.as_str(), store::unique_id()));
     if job == Job::Learn {
-        begin(&pipeline, &worker).await?;
+        begin(&pipeline).await?;
     }
     let Some(context) = Context::open(pipeline, job, worker, stop).await? else { return Ok(()) };
     match job {
@@ -145,9 +145,9 @@ async fn job(job: Job, args: JobArgs) -> Result<()> {
 ///
 /// # Errors
 /// What [`preflight::check`] finds; another run in the store.
-pub async fn begin(pipeline: &Pipeline, worker: &str) -> Result<store::Follower> {
+pub async fn begin(pipeline: &Pipeline) -> Result<store::Follower> {
     let checked = pipeline.clone();
     let inputs = crate::error::off_thread(move || preflight::check(&checked)).await?;
     let store = crate::context::open_store(pipeline).await?;
-    identity::create(&store, pipeline, &inputs, worker).await
+    identity::create(&store, pipeline, &inputs).await
 }

@@ -271,7 +271,7 @@ impl Pipeline {
             merge(&mut table, layer);
         }
         apply_sets(&mut table, sets)?;
-        let mut pipeline: Self = from_table(table)?;
+        let mut pipeline: Self = from_table("pipeline", table)?;
         let folder = files.first().and_then(|file| file.parent()).unwrap_or(Path::new("")).to_path_buf();
         pipeline.resolve_paths(&folder);
         Ok(pipeline)
@@ -346,14 +346,17 @@ fn apply(table: &mut Table, set: &str) -> Result<()> {
     Ok(())
 }
 
-/// Deserialises a table, naming the key at fault.
-pub fn from_table<T: serde::de::DeserializeOwned>(table: Table) -> Result<T> {
+/// Deserialises a table, naming the key at fault; `what` says what the table is.
+///
+/// # Errors
+/// An unknown key (with the nearest known one), a missing or mistyped one.
+pub fn from_table<T: serde::de::DeserializeOwned>(what: &str, table: Table) -> Result<T> {
     serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
         let path = error.path().to_string();
         let message = error.inner().to_string();
         let message = message.trim_end();
         let place = if path == "." { String::new() } else { format!(" at `{path}`") };
-        let fault = CommandError::new(format!("pipeline{place}: {message}"));
+        let fault = CommandError::new(format!("{what}{place}: {message}"));
         match nearest(message) {
             Some(name) => fault.hint(format!("did you mean `{name}`?")),
             None => fault,
@@ -411,7 +414,7 @@ mod tests {
     #[test]
     fn what_was_resolved_reads_back() {
         let pipeline = load(SMALL, &[]).unwrap();
-        let again: Pipeline = from_table(toml::from_str(&pipeline.to_toml()).unwrap()).unwrap();
+        let again: Pipeline = from_table("pipeline", toml::from_str(&pipeline.to_toml()).unwrap()).unwrap();
         assert_eq!(again, pipeline);
     }
 

@@ -4,6 +4,7 @@ use crate::{
     config::Pipeline,
     error::{CommandError, Result},
     failpoint::{self, Point},
+    output::say,
     plan::Pace,
     stop::Stop,
 };
@@ -50,7 +51,8 @@ impl Context {
                 Ok(follower) => break follower,
                 Err(store::StoreError::NoRun { .. }) if !stop.is_asked() => {
                     if !said {
-                        eprintln!("waiting for a run in {}: `opd run` or `opd learn` begins one", pipeline.store.url);
+                        let url = &pipeline.store.url;
+                        say(&format!("waiting for a run in {url}: `opd run` or `opd learn` begins one"));
                         said = true;
                     }
                     stop.sleep(Duration::from_millis(500)).await;
@@ -90,9 +92,19 @@ impl Context {
         Pace { rows_per_step: learn.rows_per_step, steps: learn.steps, max_staleness: learn.max_staleness }
     }
 
-    /// Workers from which nothing has been heard for `run.claim_timeout_s`, by this process's own clock.
-    pub fn lapsed(&self) -> BTreeSet<String> {
-        let timeout = Duration::from_secs_f64(self.pipeline.run.claim_timeout_s);
+    /// Folds in what is new. Returns the workers from which nothing has been heard for `run.claim_timeout_s`, by this
+    /// process's own clock: whoever committed while this one was at work is not among them.
+    ///
+    /// # Errors
+    /// As reading the log.
+    pub async fn look(&mut self) -> Result<BTreeSet<String>> {
+        self.follower.refresh().await?;
+        Ok(self.lapsed())
+    }
+
+    fn lapsed(&self) -> BTreeSet<String> {
+        // A time too long for a duration is a claim that never lapses.
+        let timeout = Duration::try_from_secs_f64(self.pipeline.run.claim_timeout_s).unwrap_or(Duration::MAX);
         let snapshot = self.now();
         let sampling = snapshot.unit_claims.iter().map(|claim| &claim.worker);
         let scoring = snapshot.pending().filter_map(|(_, batch)| batch.scoring.as_ref());

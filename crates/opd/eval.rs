@@ -71,8 +71,10 @@ pub async fn run(mut job: Context) -> Result<()> {
                 job.pass(Point::BeforePut);
                 job.pass(Point::AfterPut);
                 job.append(greedy.tokens + sampled.tokens, |now| {
+                    // Of a version that was retired meanwhile, it is not known any more whether another was first.
+                    let kept = now.policies.contains_key(&version);
                     let done = now.evaluated.get(&set).is_some_and(|done| done.contains(&version));
-                    (!done).then(|| {
+                    (kept && !done).then(|| {
                         Event::Eval(EvalCommit {
                             eval_set: set.clone(),
                             policy_version: version,

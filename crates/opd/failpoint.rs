@@ -7,7 +7,8 @@
 use record::Job;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-static PASSED: AtomicU32 = AtomicU32::new(0);
+/// How often each point was passed; a process has one job.
+static PASSED: [AtomicU32; 3] = [const { AtomicU32::new(0) }; 3];
 
 /// Where in a job.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,7 +35,7 @@ pub fn pass(job: Job, point: Point) {
         (name.trim().to_string(), nth.parse().unwrap_or(1))
     };
     let Some((_, nth)) = wanted.split(',').map(split).find(|(name, _)| *name == here) else { return };
-    if PASSED.fetch_add(1, Ordering::SeqCst) + 1 == nth {
+    if PASSED[point as usize].fetch_add(1, Ordering::SeqCst) + 1 == nth {
         let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     }
 }

@@ -6,15 +6,15 @@ use crate::{
     preflight::Inputs,
 };
 use bytes::Bytes;
-use record::{Digest, Job, ObjectRef, Policy, PolicyVersion, Run, Work};
+use record::{Digest, Job, ObjectRef, Policy, PolicyVersion, PromptSet, Run, Work};
 use std::{collections::BTreeMap, path::Path};
 use store::{Follower, Store};
 
 /// Begins the run, or goes on with it if it is there.
 ///
 /// # Errors
-/// If the store holds another run: the first thing that differs, with both values.
-pub async fn create(store: &Store, pipeline: &Pipeline, inputs: &Inputs, worker: &str) -> Result<Follower> {
+/// If the store holds another run: the first thing that differs, with both values; or one that ended before `learn.steps`.
+pub async fn create(store: &Store, pipeline: &Pipeline, inputs: &Inputs) -> Result<Follower> {
     let weights = Bytes::from(inputs.student.to_safetensors()?);
     let (config, tokenizer) =
         (Bytes::from(inputs.student_config.clone()), Bytes::from(inputs.student_tokenizer.clone()));
@@ -42,7 +42,16 @@ pub async fn create(store: &Store, pipeline: &Pipeline, inputs: &Inputs, worker:
         student_tokenizer,
         policy: Policy { version: first, weights },
     };
-    Ok(store.create(run, work(worker)).await?)
+    let follower = store.create(run, work()).await?;
+    let (now, steps) = (follower.snapshot(), pipeline.learn.steps);
+    if now.finished && now.version.0 < steps {
+        let what = format!(
+            "the run in `{}` has ended with step {}; learn.steps is {steps}",
+            pipeline.store.url, now.version.0
+        );
+        return Err(CommandError::new(what).hint("a run that has ended stays so: begin another in a store of its own"));
+    }
+    Ok(follower)
 }
 
 /// What a reference to these bytes would say, but for the key.
@@ -50,9 +59,10 @@ fn describe(bytes: &[u8]) -> ObjectRef {
     ObjectRef { key: String::new(), bytes: bytes.len() as u64, digest: Digest::of(bytes) }
 }
 
-fn work(worker: &str) -> Work {
+/// Whoever begins a run does so as `run`, so that a worker has the one job its commits say.
+fn work() -> Work {
     Work {
-        worker: worker.into(),
+        worker: Job::Run.as_str().into(),
         incarnation: store::unique_id(),
         job: Job::Run,
         started: store::now_ms(),
@@ -68,12 +78,12 @@ fn work(worker: &str) -> Work {
 /// The first thing that differs, with both values.
 pub fn check(run: &Run, pipeline: &Pipeline) -> Result<()> {
     let differs = |what: &str, of_store: String, of_pipeline: String| {
-        let what = format!(
-            "the store `{}` belongs to another run: its {what} is {of_store}, the pipeline's is {of_pipeline}",
-            pipeline.store.url
-        );
-        Err(CommandError::new(what)
-            .hint("give this pipeline a store of its own, or the pipeline that the store was made with"))
+        Err(CommandError::from(store::StoreError::OtherRun {
+            url: pipeline.store.url.clone(),
+            what: what.into(),
+            store: of_store,
+            pipeline: of_pipeline,
+        }))
     };
     if run.pipeline != pipeline.name {
         return differs("pipeline", format!("`{}`", run.pipeline), format!("`{}`", pipeline.name));
@@ -90,6 +100,43 @@ pub fn check(run: &Run, pipeline: &Pipeline) -> Result<()> {
         return differs("score sets", format!("{:?}", run.score_sets), format!("`{}` {set:?}", pipeline.score.set));
     }
     Ok(())
+}
+
+/// Checks that a rollout job asks the prompts that the run is about.
+///
+/// # Errors
+/// If the file at hand is another.
+pub fn check_prompts(run: &Run, pipeline: &Pipeline, found: &PromptSet) -> Result<()> {
+    if run.prompts == *found {
+        return Ok(());
+    }
+    let text = |set: &PromptSet| format!("{} prompts with {}", set.count, set.digest);
+    let what = format!(
+        "prompts.path is `{}`, which has {}; the run in `{}` is about {}",
+        pipeline.prompts.path.display(),
+        text(found),
+        pipeline.store.url,
+        text(&run.prompts)
+    );
+    Err(CommandError::new(what).hint("bring the file here that the run was begun with"))
+}
+
+/// Checks that a score job has the teacher that the run is about.
+///
+/// # Errors
+/// If the files at hand are another's.
+pub fn check_teacher(run: &Run, pipeline: &Pipeline) -> Result<()> {
+    let (wanted, found) = (run.teachers.get(crate::rollout::TEACHER), model_digest(&pipeline.teacher.model)?);
+    if wanted == Some(&found) {
+        return Ok(());
+    }
+    let what = format!(
+        "teacher.model is `{}`, whose config and weights have {found}; the run in `{}` has a teacher with {}",
+        pipeline.teacher.model.display(),
+        pipeline.store.url,
+        wanted.map_or("none".into(), Digest::to_string)
+    );
+    Err(CommandError::new(what).hint("bring the teacher here that the run was begun with"))
 }
 
 /// SHA-256 over a model's config.json and weights, file by file.

@@ -5,6 +5,7 @@ use crate::{
     context::Context,
     error::{CommandError, Result, off_thread},
     failpoint::Point,
+    output::say,
     plan::{self, Learn, Next},
     policy::PolicyLoader,
     score::drop_damaged,
@@ -90,7 +91,7 @@ pub async fn run(mut job: Context) -> Result<()> {
                         retire(&mut job).await?;
                     }
                     Err(Unread::Damaged(batch, error)) => {
-                        eprintln!("batch `{batch}` is dropped and will be sampled again: {error}");
+                        say(&format!("batch `{batch}` is dropped and will be sampled again: {error}"));
                         drop_damaged(&mut job, &batch).await?;
                     }
                     Err(Unread::Fatal(error)) => return Err(error),
@@ -137,7 +138,7 @@ async fn resume(job: &mut Context, settings: &StepSettings) -> Result<Trainee> {
     }
     let mut trainee = Trainee { learner, version: checkpoint, settings: settings.clone() };
     if !steps.is_empty() {
-        eprintln!("resuming from {checkpoint}: {} recorded steps are executed again", steps.len());
+        say(&format!("resuming from {checkpoint}: {} recorded steps are executed again", steps.len()));
     }
     for recorded in steps {
         let mut then: StepSettings = serde_json::from_value(recorded.settings.clone())
@@ -157,14 +158,14 @@ async fn resume(job: &mut Context, settings: &StepSettings) -> Result<Trainee> {
         let outcome = off_thread(move || step(trainee, portions)).await?;
         let digest = Digest::of(&outcome.weights);
         if digest != recorded.weights_digest {
-            eprintln!(
+            say(&format!(
                 "step {}: executed again it gives weights {}, recorded are {} (then {device} with {threads} threads, now {} with {}); going on",
                 recorded.step,
                 digest.short(),
                 recorded.weights_digest.short(),
                 settings.device,
                 settings.threads
-            );
+            ));
         }
         trainee = outcome.trainee;
     }
@@ -234,7 +235,8 @@ fn step(mut trainee: Trainee, portions: Vec<Scored>) -> Result<Outcome> {
         let norm = report.update.map_or(0.0, |update| update.grad_norm);
         let what =
             format!("step {number}: no update, the gradient's norm is {norm} over {} tokens", report.trained_tokens);
-        return Err(CommandError::new(what).hint("lower learn.optimizer.learning_rate; what is committed stays"));
+        return Err(CommandError::new(what)
+            .hint("the same rows would give the same again: begin anew in another store with a lower learn.optimizer.learning_rate"));
     }
     let consumed = consumed.into_iter().zip(&report.rows).map(|((rollout_id, staleness), row)| ConsumedRollout {
         rollout_id,
@@ -308,18 +310,21 @@ async fn retire(job: &mut Context) -> Result<()> {
     if policies.len() < AT_ONCE && moments.len() < AT_ONCE {
         return Ok(());
     }
-    let weights = policies.iter().filter_map(|version| job.now().policies.get(version)).map(|policy| &policy.weights);
-    let moments = moments.iter().filter_map(|version| job.now().moments.get(version));
-    let objects: Vec<_> = weights.chain(moments).cloned().collect();
+    let mut objects = Vec::new();
     let retired = job
         .append(0, |now| {
             let (policies, moments) = plan(now);
+            let weights = policies.iter().filter_map(|version| now.policies.get(version)).map(|policy| &policy.weights);
+            objects = weights.chain(moments.iter().filter_map(|version| now.moments.get(version))).cloned().collect();
             (!policies.is_empty() || !moments.is_empty()).then_some(Event::Retire { policies, moments })
         })
         .await?;
     if retired.is_some() {
         for object in &objects {
-            job.store.delete(&object.key).await?;
+            // What stays is an object that nobody names; no reason to end a run.
+            if let Err(error) = job.store.delete(&object.key).await {
+                say(&format!("`{}` is not needed any more but stays: {error}", object.key));
+            }
         }
     }
     Ok(())

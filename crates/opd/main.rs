@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     match opd::cli::run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            opd::output::say(&format!("error: {error}"));
             ExitCode::from(EXIT_ERROR)
         }
     }

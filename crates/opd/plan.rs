@@ -2,7 +2,7 @@
 
 use record::{BatchId, BatchRows, DropReason, Dropped, PolicyVersion, RowSet, UnitRows};
 use std::collections::BTreeSet;
-use store::{SelectedBatch, Selection, Snapshot, Staleness};
+use store::{Batch, SelectedBatch, Selection, Snapshot, Staleness};
 
 /// The numbers that pace a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,13 @@ pub struct Pace {
     pub steps: u64,
     /// The greatest staleness a consumed row may have; 0 is strictly synchronous.
     pub max_staleness: u64,
+}
+
+impl Pace {
+    /// Rows of `steps` steps. Saturates, since a staleness or a number of steps without a bound is written as a huge number.
+    pub fn rows(self, steps: u64) -> u64 {
+        steps.saturating_mul(u64::from(self.rows_per_step))
+    }
 }
 
 /// Whether a worker has been silent for so long that its claims count no more.
@@ -46,14 +53,21 @@ pub fn rollout(now: &Snapshot, worker: &str, pace: Pace, lapsed: Lapsed<'_>) -> 
     if let Some(own) = now.unit_claims.iter().find(|claim| claim.worker == worker) {
         return Next::Do(Rollout::Sample(own.of.clone()));
     }
-    claimable_unit(now, pace, lapsed).map_or(Next::Wait, |of| Next::Do(Rollout::Claim(of)))
+    claimable_unit(now, None, pace, lapsed).map_or(Next::Wait, |of| Next::Do(Rollout::Claim(of)))
 }
 
-/// Rows that a worker may take on: those whose claim lapsed, those to be sampled again, the next unit.
+/// Rows that a worker may take on: those whose claim lapsed, those to be sampled again, the next unit. What it delivers in
+/// the same commit is not among them, even where another took it over and fell silent too.
 ///
 /// Back-pressure: work ahead of the learner never exceeds `max_staleness + 1` steps' worth, so nothing is born stale.
-pub fn claimable_unit(now: &Snapshot, pace: Pace, lapsed: Lapsed<'_>) -> Option<UnitRows> {
-    if let Some(claim) = now.unit_claims.iter().find(|claim| lapsed(&claim.worker)) {
+pub fn claimable_unit(
+    now: &Snapshot,
+    delivered: Option<&UnitRows>,
+    pace: Pace,
+    lapsed: Lapsed<'_>,
+) -> Option<UnitRows> {
+    let mut claims = now.unit_claims.iter().filter(|claim| Some(&claim.of) != delivered);
+    if let Some(claim) = claims.find(|claim| lapsed(&claim.worker)) {
         return Some(claim.of.clone());
     }
     if let Some((unit, rows)) = now.reissue.first_key_value() {
@@ -62,9 +76,8 @@ pub fn claimable_unit(now: &Snapshot, pace: Pace, lapsed: Lapsed<'_>) -> Option<
     let unit_rows = u64::from(now.run.units.rows());
     // Where not every version is published, rows are born as stale as the newest policy already is.
     let born = now.version.staleness_of(now.newest_policy().version);
-    let room = (pace.max_staleness + 1).saturating_sub(born) * u64::from(pace.rows_per_step);
-    let wanted = pace.steps * u64::from(pace.rows_per_step);
-    let fits = now.rows_ahead() + unit_rows <= room && now.next_unit * unit_rows < wanted;
+    let room = pace.rows(pace.max_staleness.saturating_add(1).saturating_sub(born));
+    let fits = now.rows_ahead() + unit_rows <= room && now.next_unit * unit_rows < pace.rows(pace.steps);
     fits.then(|| UnitRows { unit: now.next_unit, rows: RowSet::first(now.run.units.rows()) })
 }
 
@@ -82,18 +95,25 @@ pub fn score(now: &Snapshot, worker: &str, score_set: &str, lapsed: Lapsed<'_>) 
     if now.finished {
         return Next::Done;
     }
-    let unscored = || now.pending().filter(|(_, batch)| !batch.scores.contains_key(score_set));
-    if let Some((id, _)) = unscored().find(|(_, batch)| batch.scoring.as_deref() == Some(worker)) {
+    if let Some((id, _)) = unscored(now, score_set).find(|(_, batch)| batch.scoring.as_deref() == Some(worker)) {
         return Next::Do(Score::Score(id.clone()));
     }
-    claimable_batch(now, score_set, lapsed).map_or(Next::Wait, |id| Next::Do(Score::Claim(id)))
+    claimable_batch(now, None, score_set, lapsed).map_or(Next::Wait, |id| Next::Do(Score::Claim(id)))
 }
 
-/// The first batch that nobody scores.
-pub fn claimable_batch(now: &Snapshot, score_set: &str, lapsed: Lapsed<'_>) -> Option<BatchId> {
-    let free = |scoring: &Option<String>| scoring.as_deref().is_none_or(lapsed);
-    let mut unscored = now.pending().filter(|(_, batch)| !batch.scores.contains_key(score_set));
-    unscored.find(|(_, batch)| free(&batch.scoring)).map(|(id, _)| id.clone())
+/// The first batch that nobody scores and that is not `delivered` in the same commit.
+pub fn claimable_batch(
+    now: &Snapshot,
+    delivered: Option<&BatchId>,
+    score_set: &str,
+    lapsed: Lapsed<'_>,
+) -> Option<BatchId> {
+    let free = |batch: &Batch| batch.scoring.as_deref().is_none_or(lapsed);
+    unscored(now, score_set).find(|(id, batch)| Some(*id) != delivered && free(batch)).map(|(id, _)| id.clone())
+}
+
+fn unscored<'a>(now: &'a Snapshot, score_set: &str) -> impl Iterator<Item = (&'a BatchId, &'a Batch)> {
+    now.pending().filter(move |(_, batch)| !batch.scores.contains_key(score_set))
 }
 
 /// What the learner does next.
@@ -180,3 +200,7 @@ pub fn retire(
     let moments = now.moments.keys().filter(|version| **version != now.checkpoint).copied().collect();
     (policies, moments)
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

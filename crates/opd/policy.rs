@@ -53,7 +53,7 @@ impl PolicyLoader {
     /// The newest policy; `old` is used again if it is that. `None` if it was retired in the meantime: look again.
     ///
     /// # Errors
-    /// If the weights are damaged or do not fit.
+    /// If the weights are missing, damaged or do not fit.
     pub async fn newest(&self, store: &Store, now: &Snapshot, old: Option<Student>) -> Result<Option<Student>> {
         let newest = now.newest_policy();
         match old {
@@ -65,7 +65,7 @@ impl PolicyLoader {
     /// A student with the weights of `version`. `None` if they are not kept any more.
     ///
     /// # Errors
-    /// If the weights are damaged or do not fit.
+    /// If the weights are missing, damaged or do not fit.
     pub async fn load(
         &self,
         store: &Store,
@@ -76,7 +76,11 @@ impl PolicyLoader {
         let Some(policy) = now.policies.get(&version) else { return Ok(None) };
         let bytes = match store.get(&policy.weights).await {
             Ok(bytes) => bytes,
-            Err(StoreError::Missing { .. }) => return Ok(None),
+            // Retired after `now`, or lost: the newest state tells.
+            Err(missing @ StoreError::Missing { .. }) => match store.snapshot(None).await?.policies.get(&version) {
+                Some(_) => return Err(missing.into()),
+                None => return Ok(None),
+            },
             Err(error) => return Err(error.into()),
         };
         let (config, device) = (self.config.clone(), self.device);

@@ -95,6 +95,7 @@ pub fn check_settings(pipeline: &Pipeline) -> Result<()> {
         ("learn.publish_every", learn.publish_every),
         ("learn.checkpoint_every", learn.checkpoint_every),
         ("store.snapshot_every", pipeline.store.snapshot_every),
+        ("store.poll_ms", pipeline.store.poll_ms),
         ("store.prefetch", pipeline.store.prefetch as u64),
         ("eval.batch_rows", pipeline.eval.as_ref().map_or(1, |eval| eval.batch_rows as u64)),
         ("eval.threads", pipeline.eval.as_ref().map_or(1, |eval| u64::from(eval.threads))),
@@ -125,7 +126,7 @@ pub fn check_settings(pipeline: &Pipeline) -> Result<()> {
         let what = format!("learn.publish_every is {} at learn.max_staleness = 0", learn.publish_every);
         return fault(what, "strictly synchronous training needs every version: set it to 1");
     }
-    if learn.publish_every > learn.max_staleness + 1 {
+    if learn.publish_every - 1 > learn.max_staleness {
         let what = format!(
             "learn.publish_every is {}, learn.max_staleness {}: rollouts would be stale before a newer policy exists",
             learn.publish_every, learn.max_staleness

@@ -1,5 +1,6 @@
 //! Live lines on a terminal; elsewhere a plain line now and then. All on stderr.
 
+use crate::output::say;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use record::Job;
 use std::{
@@ -49,7 +50,7 @@ impl Lines {
         if printed.elapsed() >= PLAIN_EVERY {
             *printed = Instant::now();
             for job in self.bars.keys() {
-                eprintln!("{:8} {}", job.as_str(), describe(*job, now, steps));
+                say(&format!("{:8} {}", job.as_str(), describe(*job, now, steps)));
             }
         }
     }
@@ -57,9 +58,9 @@ impl Lines {
     /// Prints a line that stays.
     pub fn say(&self, text: &str) {
         if self.plain.is_some() {
-            eprintln!("{text}");
+            say(text);
         } else {
-            self.all.suspend(|| eprintln!("{text}"));
+            self.all.suspend(|| say(text));
         }
     }
 
@@ -144,7 +145,7 @@ impl Line {
             }
             None if self.printed.get().elapsed() >= PLAIN_EVERY => {
                 self.printed.set(Instant::now());
-                eprintln!("{}: {state}", self.name);
+                say(&format!("{}: {state}", self.name));
             }
             None => {}
         }
@@ -153,8 +154,8 @@ impl Line {
     /// Prints a line that stays.
     pub fn say(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(bar) => bar.suspend(|| say(text)),
+            None => say(text),
         }
     }
 

@@ -4,6 +4,7 @@ use crate::{
     context::Context,
     error::{CommandError, Result, off_thread},
     failpoint::Point,
+    identity,
     plan::{self, Next},
     policy::{PolicyLoader, Student},
     prompts::{Prompts, UnitRow, unit_rows},
@@ -21,12 +22,12 @@ pub const TEACHER: &str = "teacher";
 /// Anything that keeps it from going on; what is committed stays.
 pub async fn run(mut job: Context) -> Result<()> {
     let prompts = Arc::new(Prompts::read(&job.pipeline.prompts.path)?);
+    identity::check_prompts(&job.now().run, &job.pipeline, &prompts.set)?;
     let policy = PolicyLoader::open(&job.store, job.now(), &job.pipeline.rollout.device).await?;
     let params = Arc::new(sampling_params(&job, policy.eos_ids()));
     let mut student: Option<Student> = None;
     while !job.stop.is_asked() {
-        job.follower.refresh().await?;
-        let lapsed = job.lapsed();
+        let lapsed = job.look().await?;
         let is_lapsed = |worker: &str| lapsed.contains(worker);
         let (worker, pace) = (job.worker().to_string(), job.pace());
         match plan::rollout(job.now(), &worker, pace, &is_lapsed) {
@@ -57,7 +58,7 @@ pub async fn run(mut job: Context) -> Result<()> {
                 })
                 .await?;
                 student = Some(Student { version, network });
-                deliver(&mut job, of, version, started_at, &rollouts, &lapsed).await?;
+                deliver(&mut job, of, version, started_at, &rollouts).await?;
             }
         }
     }
@@ -110,7 +111,6 @@ async fn deliver(
     policy_version: PolicyVersion,
     started_at: i64,
     rollouts: &[NewRollout],
-    lapsed: &std::collections::BTreeSet<String>,
 ) -> Result<()> {
     let info = RolloutBatchInfo {
         batch: format!("u{:08}-{}", of.unit, store::unique_id()),
@@ -127,11 +127,11 @@ async fn deliver(
     job.pass(Point::BeforePut);
     let object = job.store.put_rollouts(&info.batch, &batch).await?;
     job.pass(Point::AfterPut);
-    let (pace, stopping) = (job.pace(), job.stop.is_asked());
+    let (lapsed, pace, stopping) = (job.look().await?, job.pace(), job.stop.is_asked());
     job.append(tokens, |now| {
         let still_wanted = !now.finished && now.unit_claims.iter().any(|claim| claim.of == of);
         still_wanted.then(|| {
-            let next = plan::claimable_unit(now, pace, &|worker| lapsed.contains(worker));
+            let next = plan::claimable_unit(now, Some(&of), pace, &|worker| lapsed.contains(worker));
             Event::Rollouts(RolloutCommit {
                 batch: info.batch.clone(),
                 of: of.clone(),

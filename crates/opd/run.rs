@@ -5,6 +5,7 @@ use crate::{
     config::Pipeline,
     context::open_store,
     error::{CommandError, EXIT_ERROR, Result},
+    output::{say, show},
     preflight,
     progress::Lines,
     status,
@@ -15,7 +16,7 @@ use std::{
     process::{ExitStatus, Stdio},
     time::{Duration, Instant},
 };
-use store::Follower;
+use store::Snapshot;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
@@ -35,28 +36,30 @@ pub async fn run(args: PipelineArgs, dry_run: bool) -> Result<()> {
     if dry_run {
         let checked = pipeline.clone();
         crate::error::off_thread(move || preflight::check(&checked).map(drop)).await?;
-        print!("{}", pipeline.to_toml());
-        return Ok(());
+        return show(&pipeline.to_toml());
     }
     let stop = Stop::listen();
-    let mut follower = begin(&pipeline, "run").await?;
+    let mut follower = begin(&pipeline).await?;
     let lines = Lines::new(pipeline.eval.is_some());
     lines.say(&format!("run `{}` in {}", pipeline.name, pipeline.store.url));
-    let mut jobs = start_all(&pipeline, &args, &lines)?;
+    let mut jobs = start_all(&pipeline, &args, &lines, follower.snapshot())?;
     let mut stopping = false;
     let outcome = loop {
         tokio::time::sleep(LOOK).await;
-        let alive = follower.refresh().await;
-        lines.draw(follower.snapshot(), pipeline.learn.steps);
-        if let Err(error) = alive {
+        // In this order: what a process committed before its end is then known.
+        if let Err(error) = jobs.iter_mut().try_for_each(Supervised::notice_end) {
+            break Err(error);
+        }
+        if let Err(error) = follower.refresh().await {
             break Err(error.into());
         }
+        lines.draw(follower.snapshot(), pipeline.learn.steps);
         if stop.is_asked() && !stopping {
             stopping = true;
             lines.say("stopping: each job finishes what it has in hand; Ctrl-C again leaves at once");
             jobs.iter_mut().for_each(Supervised::ask_to_stop);
         }
-        match look_after(&mut jobs, &follower, stopping) {
+        match look_after(&mut jobs, follower.snapshot(), stopping) {
             Ok(true) => break Ok(()),
             Ok(false) => {}
             Err(error) => break Err(error),
@@ -69,10 +72,9 @@ pub async fn run(args: PipelineArgs, dry_run: bool) -> Result<()> {
     outcome?;
     follower.refresh().await?;
     if stopping && !follower.snapshot().finished {
-        eprintln!("stopped; the same command goes on from here");
+        say("stopped; the same command goes on from here");
     }
-    print!("{}", status::summary(follower.store(), follower.snapshot()).await?);
-    Ok(())
+    show(&status::summary(follower.store(), follower.snapshot()).await?)
 }
 
 /// A job's process, and how to start it again.
@@ -84,6 +86,8 @@ struct Supervised {
     /// Lives without a commit, in a row, that are put up with.
     restarts: u32,
     child: Child,
+    /// How its process ended, if it did.
+    ended: Option<ExitStatus>,
     /// Lives that ended without a commit, in a row.
     barren: u32,
     /// The worker's commits when this life began.
@@ -111,13 +115,19 @@ impl Supervised {
         if let Some(stderr) = child.stderr.take() {
             let (lines, worker) = (lines.clone(), worker.to_string());
             tokio::spawn(async move {
-                let mut text = BufReader::new(stderr).lines();
-                while let Ok(Some(line)) = text.next_line().await {
-                    lines.say(&format!("{worker}: {line}"));
+                let mut text = BufReader::new(stderr).split(b'\n');
+                while let Ok(Some(line)) = text.next_segment().await {
+                    lines.say(&format!("{worker}: {}", String::from_utf8_lossy(&line)));
                 }
             });
         }
         Ok(child)
+    }
+
+    fn notice_end(&mut self) -> Result<()> {
+        let fault = |error: std::io::Error| CommandError::new(format!("{}: {error}", self.worker));
+        self.ended = self.child.try_wait().map_err(fault)?;
+        Ok(())
     }
 
     /// Closes the job's standard input, which it takes as a wish that it end.
@@ -126,7 +136,7 @@ impl Supervised {
     }
 }
 
-fn start_all(pipeline: &Pipeline, args: &PipelineArgs, lines: &Lines) -> Result<Vec<Supervised>> {
+fn start_all(pipeline: &Pipeline, args: &PipelineArgs, lines: &Lines, now: &Snapshot) -> Result<Vec<Supervised>> {
     let eval = u32::from(pipeline.eval.is_some());
     let counts = [
         (Job::Learn, 1),
@@ -139,26 +149,31 @@ fn start_all(pipeline: &Pipeline, args: &PipelineArgs, lines: &Lines) -> Result<
         let worker = format!("{}-{i}", job.as_str());
         let child = Supervised::start(job, &worker, args, lines)?;
         let (args, lines, restarts) = (args.clone(), lines.clone(), pipeline.run.restarts);
-        Ok(Supervised { job, worker, args, lines, restarts, child, barren: 0, commits: 0, done: false })
+        let commits = commits_of(&worker, now);
+        Ok(Supervised { job, worker, args, lines, restarts, child, ended: None, barren: 0, commits, done: false })
     };
     workers.map(start).collect()
 }
 
-/// Starts again what died. True when every job is done.
-fn look_after(jobs: &mut [Supervised], follower: &Follower, stopping: bool) -> Result<bool> {
+/// The commits that a worker has made, over all its lives.
+fn commits_of(worker: &str, now: &Snapshot) -> u64 {
+    now.workers.get(worker).map_or(0, |known| known.commits)
+}
+
+/// Starts again what ended before the run did. True when every job is done.
+fn look_after(jobs: &mut [Supervised], now: &Snapshot, stopping: bool) -> Result<bool> {
     for supervised in jobs.iter_mut().filter(|supervised| !supervised.done) {
         let worker = &supervised.worker;
-        let status = supervised.child.try_wait().map_err(|error| CommandError::new(format!("{worker}: {error}")))?;
-        let Some(status) = status else { continue };
-        if status.success() || stopping {
-            supervised.done = true;
-            continue;
-        }
+        let Some(status) = supervised.ended.take() else { continue };
         if status.code() == Some(EXIT_ERROR.into()) {
             let hint = "its message is above; the run can be started again with the same command";
             return Err(CommandError::new(format!("{worker} cannot go on")).hint(hint));
         }
-        let commits = follower.snapshot().workers.get(worker).map_or(0, |known| known.commits);
+        if stopping || (status.success() && now.finished) {
+            supervised.done = true;
+            continue;
+        }
+        let commits = commits_of(worker, now);
         supervised.barren = if commits > supervised.commits { 0 } else { supervised.barren + 1 };
         supervised.commits = commits;
         if supervised.barren > supervised.restarts {
@@ -179,6 +194,7 @@ fn cause(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match (status.signal(), status.code()) {
         (Some(signal), _) => format!("signal {signal}"),
+        (None, Some(0)) => "asked to end by another than `opd run`".into(),
         (None, Some(code)) => format!("exit status {code}"),
         (None, None) => "unknown cause".into(),
     }

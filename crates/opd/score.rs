@@ -4,11 +4,12 @@ use crate::{
     context::Context,
     error::{CommandError, Result, off_thread},
     failpoint::Point,
+    identity,
+    output::say,
     plan::{self, Next},
 };
 use model::{ScoreRow, ScoringParams, TopK, Transformer};
 use record::{BatchId, BatchRows, Claims, DropReason, Dropped, Event, Ragged, RolloutBatch, ScoreCommit, ScoredBatch};
-use std::collections::BTreeSet;
 
 /// Scores until the run is finished or the job is stopped.
 ///
@@ -16,11 +17,15 @@ use std::collections::BTreeSet;
 /// Anything that keeps it from going on; what is committed stays.
 pub async fn run(mut job: Context) -> Result<()> {
     let (path, device) = (job.pipeline.teacher.model.clone(), model::device(&job.pipeline.score.device)?);
-    let mut teacher = Some(off_thread(move || Ok(Transformer::load(&path, device)?)).await?);
+    let (run, checked) = (job.now().run.clone(), job.pipeline.clone());
+    let teacher = off_thread(move || {
+        identity::check_teacher(&run, &checked)?;
+        Ok(Transformer::load(&path, device)?)
+    });
+    let mut teacher = Some(teacher.await?);
     let score_set = job.pipeline.score.set.clone();
     while !job.stop.is_asked() {
-        job.follower.refresh().await?;
-        let lapsed = job.lapsed();
+        let lapsed = job.look().await?;
         let is_lapsed = |worker: &str| lapsed.contains(worker);
         let worker = job.worker().to_string();
         match plan::score(job.now(), &worker, &score_set, &is_lapsed) {
@@ -41,7 +46,7 @@ pub async fn run(mut job: Context) -> Result<()> {
                 let rollouts = match job.store.get_rollouts(&object).await {
                     Ok(rollouts) => rollouts,
                     Err(error) if error.is_of_one_object() => {
-                        eprintln!("batch `{id}` is dropped and will be sampled again: {error}");
+                        say(&format!("batch `{id}` is dropped and will be sampled again: {error}"));
                         drop_damaged(&mut job, &id).await?;
                         continue;
                     }
@@ -52,7 +57,7 @@ pub async fn run(mut job: Context) -> Result<()> {
                 let network = teacher.take().ok_or_else(|| CommandError::new("internal error: the teacher is away"))?;
                 let (scored, network) = off_thread(move || Ok((score(&network, rollouts, &params)?, network))).await?;
                 teacher = Some(network);
-                deliver(&mut job, id, &score_set, &scored, &lapsed).await?;
+                deliver(&mut job, id, &score_set, &scored).await?;
             }
         }
     }
@@ -91,23 +96,17 @@ pub fn score(teacher: &Transformer, rollouts: RolloutBatch, params: &ScoringPara
 }
 
 /// Stores the scores of a batch and commits them together with a claim of the next, unless somebody did first.
-async fn deliver(
-    job: &mut Context,
-    id: BatchId,
-    score_set: &str,
-    scored: &ScoredBatch,
-    lapsed: &BTreeSet<String>,
-) -> Result<()> {
+async fn deliver(job: &mut Context, id: BatchId, score_set: &str, scored: &ScoredBatch) -> Result<()> {
     let tokens = scored.rollouts().tokens() as u64;
     job.pass(Point::BeforePut);
     let object = job.store.put_scores(score_set, &id, scored).await?;
     job.pass(Point::AfterPut);
-    let stopping = job.stop.is_asked();
+    let (lapsed, stopping) = (job.look().await?, job.stop.is_asked());
     job.append(tokens, |now| {
         let still_wanted =
             !now.finished && now.batches.get(&id).is_some_and(|batch| !batch.scores.contains_key(score_set));
         still_wanted.then(|| {
-            let next = plan::claimable_batch(now, score_set, &|worker| lapsed.contains(worker));
+            let next = plan::claimable_batch(now, Some(&id), score_set, &|worker| lapsed.contains(worker));
             Event::Scores(ScoreCommit {
                 batch: id.clone(),
                 score_set: score_set.into(),

@@ -4,6 +4,7 @@ use crate::{
     config::{apply_sets, from_table},
     error::{CommandError, Result},
     eval::{Outcome, ask},
+    output::show,
     progress::Line,
     prompts::{Prompts, shuffle},
     stop::Stop,
@@ -152,12 +153,14 @@ pub fn run(file: &Path, sets: &[String], out: &Path, stop: &Stop) -> Result<()> 
             std::fs::copy(&from, &to).map_err(|error| CommandError::new(format!("`{}`: {error}", to.display())))?;
         }
     }
-    println!("wrote {} after {made} steps, {} s", out.display(), begun.elapsed().as_secs());
-    if let (Some(eval), Some(problems)) = (&config.eval, &problems) {
+    show(&format!("wrote {} after {made} steps, {} s\n", out.display(), begun.elapsed().as_secs()))?;
+    if let (Some(eval), Some(problems)) = (&config.eval, &problems)
+        && !stop.is_asked()
+    {
         // Tested as written: bfloat16 on disk is what a run starts from.
         let written = Transformer::load(out, device)?;
         let (greedy, sampled) = test(&written, &tokenizer, problems, eval, config.seed)?;
-        println!("held-out accuracy {:.1} % greedy, {:.1} % at T = 1", percent(greedy), percent(sampled));
+        show(&format!("held-out accuracy {:.1} % greedy, {:.1} % at T = 1\n", percent(greedy), percent(sampled)))?;
     }
     Ok(())
 }
@@ -168,7 +171,7 @@ fn load(file: &Path, sets: &[String]) -> Result<SftConfig> {
     let mut table: toml::Table = toml::from_str(&text)
         .map_err(|error| CommandError::new(format!("`{shown}`: {}", error.to_string().trim_end())))?;
     apply_sets(&mut table, sets)?;
-    let mut config: SftConfig = from_table(table)?;
+    let mut config: SftConfig = from_table(&format!("`{shown}`"), table)?;
     let folder = file.parent().unwrap_or(Path::new(""));
     for path in
         [&mut config.model, &mut config.data].into_iter().chain(config.eval.iter_mut().map(|eval| &mut eval.path))

@@ -20,8 +20,11 @@ pub struct Shape {
     pub pace: Pace,
     /// Rollout workers, and score workers.
     pub workers: usize,
-    /// How likely it is, in percent, that a worker vanishes with what it has in hand.
-    pub crash_percent: u64,
+    /// Steps between two published versions.
+    pub publish_every: u64,
+    /// How likely it is, in percent, that a worker falls silent at its turn: it is dead, with what it had in hand, or
+    /// only slow, and will deliver what others may have taken over.
+    pub silent_percent: u64,
     /// How likely it is, in percent, that a stored batch turns out to be damaged.
     pub corrupt_percent: u64,
 }
@@ -70,8 +73,8 @@ struct Simulation {
     delivered: u64,
     trained: Vec<(u64, u32)>,
     units_of: BTreeMap<String, record::UnitRows>,
-    /// Workers that crashed and have not come back: their claims may be taken over.
-    gone: BTreeSet<String>,
+    /// Workers that have not been heard of for long: their claims may be taken over.
+    silent: BTreeSet<String>,
 }
 
 /// Runs a seed to its end.
@@ -88,12 +91,14 @@ pub fn simulate(shape: Shape, seed: u64) -> Result<Outcome, String> {
     for _ in 0..turns {
         let i = simulation.chance.below(workers.len() as u64) as usize;
         let (job, name, in_hand) = &mut workers[i];
-        if simulation.chance.below(100) < shape.crash_percent {
-            *in_hand = InHand::Nothing;
-            simulation.gone.insert(name.clone());
+        if simulation.chance.below(100) < shape.silent_percent {
+            if simulation.chance.below(2) == 0 {
+                *in_hand = InHand::Nothing;
+            }
+            simulation.silent.insert(name.clone());
             continue;
         }
-        simulation.gone.remove(name);
+        simulation.silent.remove(name);
         let held = std::mem::replace(in_hand, InHand::Nothing);
         *in_hand = simulation.act(*job, name, held)?;
         if simulation.now.finished {
@@ -126,14 +131,14 @@ impl Simulation {
         let first = commit(0, "run", Job::Run, Event::Run(Box::new(run)));
         let now = Snapshot::start(&first).map_err(|error| error.to_string())?;
         let (commits, trained) = (vec![first], Vec::new());
-        let (units_of, gone) = (BTreeMap::new(), BTreeSet::new());
-        Ok(Self { shape, chance: Chance(seed), now, commits, names: 0, delivered: 0, trained, units_of, gone })
+        let (units_of, silent) = (BTreeMap::new(), BTreeSet::new());
+        Ok(Self { shape, chance: Chance(seed), now, commits, names: 0, delivered: 0, trained, units_of, silent })
     }
 
     /// One turn of a worker: it plans and takes something in hand, or commits what it has in hand.
     fn act(&mut self, job: Job, worker: &str, held: InHand) -> Result<InHand, String> {
-        let gone = self.gone.clone();
-        let lapsed = |name: &str| gone.contains(name);
+        let silent = self.silent.clone();
+        let lapsed = |name: &str| silent.contains(name);
         match (job, held) {
             (Job::Rollout, InHand::Rollouts { of, version }) => self.deliver(worker, of, version, &lapsed)?,
             (Job::Rollout, _) => match plan::rollout(&self.now, worker, self.shape.pace, &lapsed) {
@@ -181,7 +186,7 @@ impl Simulation {
         let batch = format!("u{:08}-{}", of.unit, self.names);
         self.units_of.insert(batch.clone(), of.clone());
         self.delivered += u64::from(of.rows.len());
-        let next = plan::claimable_unit(&self.now, self.shape.pace, lapsed);
+        let next = plan::claimable_unit(&self.now, Some(&of), self.shape.pace, lapsed);
         let rollouts = RolloutCommit {
             batch,
             of,
@@ -206,7 +211,7 @@ impl Simulation {
             let dropped = vec![record::Dropped { of, reason: DropReason::Corrupt, reissue: true }];
             return self.append(worker, Job::Score, Event::Drop { dropped });
         }
-        let next = plan::claimable_batch(&self.now, SET, lapsed).filter(|next| *next != batch);
+        let next = plan::claimable_batch(&self.now, Some(&batch), SET, lapsed);
         let scores = ScoreCommit {
             batch,
             score_set: SET.into(),
@@ -226,6 +231,8 @@ impl Simulation {
             self.trained.extend(rows.iter().map(|row| (of.unit, all[row as usize])));
         }
         let step = version.0 + 1;
+        let is_published = step.is_multiple_of(self.shape.publish_every) || step == self.shape.pace.steps;
+        let is_checkpoint = step.is_multiple_of(3 * self.shape.publish_every);
         let weights = ObjectRef { key: format!("w{step}"), bytes: 1, digest: Digest::of(&step.to_le_bytes()) };
         let event = StepCommit {
             step,
@@ -234,8 +241,8 @@ impl Simulation {
             score_set: SET.into(),
             record: weights.clone(),
             weights_digest: weights.digest,
-            policy: Some(Policy { version: PolicyVersion(step), weights: weights.clone() }),
-            moments: step.is_multiple_of(3).then_some(weights),
+            policy: is_published.then(|| Policy { version: PolicyVersion(step), weights: weights.clone() }),
+            moments: is_checkpoint.then_some(weights),
             settings: serde_json::Value::Null,
             metrics: BTreeMap::new(),
         };
@@ -246,7 +253,7 @@ impl Simulation {
         let commit = commit(self.now.seq + 1, worker, job, event);
         self.now.apply(&commit).map_err(|error| error.to_string())?;
         self.commits.push(commit);
-        let room = (self.shape.pace.max_staleness + 1) * u64::from(self.shape.pace.rows_per_step);
+        let room = self.shape.pace.rows(self.shape.pace.max_staleness + 1);
         let again: u64 = self.now.reissue.values().map(|rows| u64::from(rows.len())).sum();
         if self.now.rows_ahead() + again > room {
             return Err(format!("{} rows ahead of the learner, {room} are allowed", self.now.rows_ahead() + again));
@@ -273,9 +280,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn shape(max_staleness: u64, workers: usize, crash_percent: u64, corrupt_percent: u64) -> Shape {
+    fn shape(max_staleness: u64, workers: usize, silent_percent: u64, corrupt_percent: u64) -> Shape {
         let pace = Pace { rows_per_step: 8, steps: 12, max_staleness };
-        Shape { unit_rows: 4, pace, workers, crash_percent, corrupt_percent }
+        Shape { unit_rows: 4, pace, workers, publish_every: 1, silent_percent, corrupt_percent }
     }
 
     fn check(shape: Shape, seed: u64) -> Outcome {
@@ -303,8 +310,10 @@ mod tests {
     #[test]
     fn without_accidents_nothing_is_dropped_and_nothing_sampled_twice() {
         for seed in 0..40 {
-            let outcome = check(shape(2, 1, 0, 0), seed);
-            assert!(outcome.end.ended.dropped.is_empty(), "seed {seed}: {:?}", outcome.end.ended);
+            for publish_every in 1..=3 {
+                let outcome = check(Shape { publish_every, ..shape(2, 1, 0, 0) }, seed);
+                assert!(outcome.end.ended.dropped.is_empty(), "seed {seed}: {:?}", outcome.end.ended);
+            }
         }
     }
 
@@ -325,9 +334,11 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(150))]
         #[test]
         fn every_row_ends_once_and_none_is_too_stale(
-            seed in any::<u64>(), staleness in 0u64..6, workers in 1usize..5, crashes in 0u64..30, corrupt in 0u64..10,
+            seed in any::<u64>(), staleness in 0u64..6, workers in 1usize..5, silent in 0u64..30, corrupt in 0u64..10,
+            publish_every in 1u64..7,
         ) {
-            check(shape(staleness, workers, crashes, corrupt), seed);
+            let publish_every = publish_every.min(staleness + 1);
+            check(Shape { publish_every, ..shape(staleness, workers, silent, corrupt) }, seed);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `opd sql`: asks a store a question.
 
-use crate::error::{CommandError, Result};
+use crate::{error::Result, output::unless_gone};
 use std::io::{BufWriter, IsTerminal, Write};
 use store::{Store, StoreOptions};
 
@@ -33,11 +33,7 @@ pub async fn run(store: &str, query: &str, at: Option<u64>, format: Format) -> R
     };
     let mut out = BufWriter::new(std::io::stdout().lock());
     query::write(answer, format, &mut out).await?;
-    // A reader that has seen enough (`| head`) is no fault.
-    match out.flush() {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(CommandError::new(error.to_string())),
-        _ => Ok(()),
-    }
+    unless_gone(out.flush())
 }
 
 fn terminal_width() -> usize {

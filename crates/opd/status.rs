@@ -1,6 +1,6 @@
 //! `opd status`: how a run stands, from its log alone.
 
-use crate::error::Result;
+use crate::{error::Result, output::show};
 use record::{Commit, EvalCommit, Event, Job, Ratio};
 use std::{collections::BTreeMap, fmt::Write};
 use store::{Snapshot, Store, StoreOptions};
@@ -12,8 +12,7 @@ use store::{Snapshot, Store, StoreOptions};
 pub async fn run(store: &str) -> Result<()> {
     let store = Store::open(store, StoreOptions::default()).await?;
     let follower = store.follow().await?;
-    print!("{}", summary(&store, follower.snapshot()).await?);
-    Ok(())
+    show(&summary(&store, follower.snapshot()).await?)
 }
 
 /// The run as a short table.
@@ -110,7 +109,7 @@ fn jobs(text: &mut String, now: &Snapshot, commits: &[Commit]) {
             "{:.0} tok/s over all, {:.0} while busy; busy {:.0} % of {wall:.0} s; {tokens} tokens, {} worker{}",
             tokens as f64 / wall,
             tokens as f64 / busy.max(1e-9),
-            100.0 * busy / (wall * workers.len() as f64),
+            100.0 * busy / (wall * workers.len().max(1) as f64),
             workers.len(),
             if workers.len() == 1 { "" } else { "s" }
         );

@@ -32,18 +32,20 @@ impl Stop {
             else {
                 return;
             };
-            let mut parent = watch_parent();
+            let (mut parent, mut signals) = (watch_parent(), 0);
             loop {
                 tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
                     () = parent_gone(&mut parent) => {
-                        // No second request: on a terminal the signal has come to parent and child alike.
+                        // No request of its own: on a terminal the signal comes to parent and child alike, in any order.
                         sender.send_replace(true);
                         continue;
                     }
                 }
-                if sender.send_replace(true) {
+                signals += 1;
+                sender.send_replace(true);
+                if signals == 2 {
                     std::process::exit(EXIT_INTERRUPTED);
                 }
             }

@@ -21,6 +21,15 @@ use url::Url;
 
 /// How long `open` waits for a sign of life.
 const REACH: Duration = Duration::from_secs(20);
+/// Where credentials come from. Without any of these the client would ask the metadata service of the machine, which
+/// takes long to fail and is no part of the environment.
+const CREDENTIALS: [&str; 5] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_SKIP_SIGNATURE",
+];
 /// How long one request to a bucket may take, weights included.
 const REQUEST: &str = "120 seconds";
 
@@ -107,6 +116,10 @@ impl Backend {
         let address = |reason: String| StoreError::Address { url: url.into(), reason };
         let bucket = parsed.host_str().ok_or_else(|| address("it names no bucket".into()))?;
         let prefix = Path::from_url_path(parsed.path()).map_err(|error| address(error.to_string()))?;
+        if !CREDENTIALS.iter().any(|name| std::env::var_os(name).is_some()) {
+            let reason = "there are no credentials for it: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
+            return Err(address(reason.into()));
+        }
         let client = |attempts| {
             let retry = RetryConfig { max_retries: attempts, ..RetryConfig::default() };
             let builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry);

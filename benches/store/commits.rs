@@ -1,0 +1,76 @@
+//! Commits a second: writers that each open the store for themselves, follow its log and append what any state takes. Each
+//! commit waits for its answer; whoever loses a number folds the winner's commit and tries the next.
+
+use crate::{
+    AnyError,
+    material::{start, work},
+    median,
+};
+use futures::future::try_join_all;
+use record::Event;
+use std::{env, path::Path, time::Instant};
+use store::{Store, StoreError, StoreOptions};
+
+/// Rounds per place and number of writers; each begins a new log.
+const ROUNDS: usize = 3;
+
+/// The table goes out; the CSV comes back.
+pub async fn commits(folder: &Path) -> Result<Vec<String>, AnyError> {
+    let folder = |name: &str| folder.join(name).display().to_string();
+    let mut places = vec![("folder", folder("log"), false, 800), ("folder, fsync", folder("log-fsync"), true, 200)];
+    if let Ok(url) = env::var("OPD_TEST_S3_URL") {
+        places.push(("S3", format!("{url}/{}", store::unique_id()), false, 200));
+    }
+    println!("commits of all writers together, median of {ROUNDS} rounds\n");
+    println!(" place           writers   commits   commits/s    ms a commit, median    ms, 99 of 100");
+    let mut csv = vec!["place,writers,commits,commits_per_s,median_ms,p99_ms".to_string()];
+    for (place, url, fsync, commits) in places {
+        for writers in [1, 8] {
+            let mut rounds = Vec::new();
+            for round in 0..ROUNDS {
+                let options = StoreOptions { fsync, ..StoreOptions::default() };
+                rounds.push(race(&format!("{url}-{writers}-{round}"), &options, writers, commits).await?);
+            }
+            let per_s = median(rounds.iter().map(|round| commits as f64 / round.seconds));
+            let mut each: Vec<f64> = rounds.into_iter().flat_map(|round| round.each_ms).collect();
+            each.sort_by(f64::total_cmp);
+            let (middle, late) = (each[each.len() / 2], each[each.len() * 99 / 100]);
+            println!(" {place:<13}   {writers:>7}   {commits:>7}   {per_s:>9.0}    {middle:>19.2}    {late:>13.2}");
+            csv.push(format!("{},{writers},{commits},{per_s:.1},{middle:.3},{late:.3}", place.replace(", ", " ")));
+        }
+    }
+    Ok(csv)
+}
+
+struct Round {
+    seconds: f64,
+    each_ms: Vec<f64>,
+}
+
+async fn race(url: &str, options: &StoreOptions, writers: usize, commits: usize) -> Result<Round, AnyError> {
+    start(&Store::open(url, options.clone()).await?).await?;
+    let mut followers = Vec::new();
+    for _ in 0..writers {
+        followers.push(Store::open(url, options.clone()).await?.follow().await?);
+    }
+    let begin = Instant::now();
+    let tasks = followers.into_iter().enumerate().map(|(writer, mut follower)| {
+        tokio::spawn(async move {
+            let mut each_ms = Vec::new();
+            for i in 0..commits / writers {
+                let event = Event::Config { settings: serde_json::json!({ "writer": writer, "i": i }) };
+                let start = Instant::now();
+                follower.append(work(&format!("w{writer}")), |_| Some(event.clone())).await?;
+                each_ms.push(start.elapsed().as_secs_f64() * 1e3);
+            }
+            Ok::<_, StoreError>(each_ms)
+        })
+    });
+    let each_ms = try_join_all(tasks).await?.into_iter().collect::<Result<Vec<_>, _>>()?.concat();
+    let seconds = begin.elapsed().as_secs_f64();
+    let last = Store::open(url, options.clone()).await?.snapshot(None).await?.seq;
+    if last != commits as u64 {
+        return Err(format!("`{url}` ends at commit {last}, expected {commits}").into());
+    }
+    Ok(Round { seconds, each_ms })
+}

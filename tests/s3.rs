@@ -1,0 +1,75 @@
+//! The closed loop in a bucket. `storage/with-s3.sh` starts a server and says where it is.
+
+use crate::support::{ROWS_PER_STEP, Small, opd, succeeded, text};
+
+const DIGESTS: &str = "select step, weights_digest from steps order by step";
+
+/// A small run whose store is a prefix of its own in the bucket of `OPD_TEST_S3_URL`.
+fn in_bucket() -> Option<Small> {
+    let Ok(url) = std::env::var("OPD_TEST_S3_URL") else {
+        eprintln!("not run: no OPD_TEST_S3_URL (storage/with-s3.sh sets it)");
+        return None;
+    };
+    Some(Small::stored_at(format!("{url}/{}", store::unique_id())))
+}
+
+#[test]
+fn a_run_in_a_bucket_makes_the_same_weights_as_one_in_a_folder() {
+    let Some(bucket) = in_bucket() else { return };
+    let folder = Small::new();
+    succeeded(&folder.run(&[]));
+    let run = bucket.run(&[]);
+    succeeded(&run);
+    let digests = bucket.sql(DIGESTS);
+    assert_eq!(digests.len(), 4);
+    assert_eq!(digests, folder.sql(DIGESTS));
+    let consumed = "select count(*), count(distinct rollout_id), max(staleness) from consumed";
+    assert_eq!(bucket.sql(consumed), ["32,32,0"]);
+    assert_eq!(bucket.sql("select policy_version from evals order by 1"), ["0", "4"]);
+    // Objects are read, not only the log.
+    let tokens = "select count(*) from (select unnest(teacher_logprobs) from scored)";
+    assert_eq!(bucket.sql(tokens), folder.sql(tokens));
+    let status = opd().args(["status", &bucket.store()]).output().unwrap();
+    succeeded(&status);
+    assert_eq!(text(&status.stdout), text(&run.stdout));
+    assert!(!bucket.path("store").exists());
+}
+
+#[test]
+fn jobs_that_die_between_object_and_commit_lose_nothing_in_a_bucket() {
+    let (Some(whole), Some(killed)) = (in_bucket(), in_bucket()) else { return };
+    succeeded(&whole.run(&[]));
+    let points = "rollout.after_put:2,score.after_put:2,learn.after_put:2,eval.after_commit:1";
+    let output = killed.command("run", &[]).env("OPD_FAILPOINT", points).output().unwrap();
+    succeeded(&output);
+    assert!(text(&output.stderr).contains("learn-0 died (signal 9)"), "{}", text(&output.stderr));
+    assert_eq!(killed.sql(DIGESTS), whole.sql(DIGESTS));
+    assert_eq!(killed.sql("select count(*), count(distinct rollout_id) from consumed"), ["32,32"]);
+}
+
+#[test]
+fn an_asynchronous_run_in_a_bucket_stays_within_its_staleness() {
+    let Some(bucket) = in_bucket() else { return };
+    let sets =
+        ["learn.max_staleness=3", "learn.publish_every=2", "learn.steps=8", "rollout.workers=2", "score.workers=2"];
+    succeeded(&bucket.run(&sets));
+    let rows = bucket.sql("select count(*), count(distinct rollout_id) from consumed");
+    assert_eq!(rows, [format!("{0},{0}", 8 * ROWS_PER_STEP)]);
+    let most: u64 = bucket.sql("select max(staleness) from consumed")[0].parse().unwrap();
+    assert!(most <= 3, "{most}");
+    // Odd versions are made but not published.
+    assert_eq!(bucket.sql("select count(*) from rollouts where policy_version % 2 = 1"), ["0"]);
+}
+
+#[test]
+fn a_bucket_that_is_not_there_is_refused_before_any_work() {
+    let Ok(url) = std::env::var("OPD_TEST_S3_URL") else {
+        eprintln!("not run: no OPD_TEST_S3_URL (storage/with-s3.sh sets it)");
+        return;
+    };
+    let small = Small::stored_at(url.clone());
+    let output = small.command("run", &[]).env("AWS_SECRET_ACCESS_KEY", "another").output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains(&url) && !said.contains("another") && !said.contains("panicked"), "{said}");
+}

@@ -103,6 +103,31 @@ fn a_store_that_belongs_to_another_pipeline() {
 }
 
 #[test]
+fn a_job_that_has_other_files_than_the_run() {
+    let small = Small::new();
+    succeeded(&small.run(&["learn.steps=1"]));
+    std::fs::write(small.path("train.jsonl"), "{\"prompt\": \"Q: 1 + 1?\"}\n").unwrap();
+    small.write_model("teacher", 3, 24);
+    for (job, says) in [("rollout", "prompts.path is"), ("score", "teacher.model is")] {
+        let output = small.command(job, &["learn.steps=1"]).output().unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{job}: {said}");
+        assert!(said.contains(says) && said.matches("sha256:").count() == 2 && said.contains("hint:"), "{job}: {said}");
+    }
+}
+
+#[test]
+fn more_steps_than_a_run_that_has_ended() {
+    let small = Small::new();
+    // Bounds that mean "without an end" are no fault.
+    succeeded(&small.run(&["learn.steps=1", "learn.max_staleness=9223372036854775807", "run.claim_timeout_s=1e300"]));
+    let output = small.run(&["learn.steps=2"]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("has ended with step 1; learn.steps is 2") && said.contains("hint:"), "{said}");
+}
+
+#[test]
 fn a_store_that_is_not_there() {
     let small = Small::new();
     for command in [&["status"][..], &["sql"]] {

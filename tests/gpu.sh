@@ -27,7 +27,7 @@ run() { # NAME [--set ...]
 }
 run cpu
 run learner-on-gpu --set learn.device=cuda
-run all-on-gpu --set learn.device=cuda --set rollout.device=cuda --set score.device=cuda --set eval.device=cuda
+run all-on-gpu --set learn.device=cuda --set learn.head_chunk=2048 --set rollout.device=cuda --set score.device=cuda --set eval.device=cuda
 
 echo "== the same first rows: learner against sampler and against the CPU's learner, step 1"
 for name in cpu learner-on-gpu all-on-gpu; do

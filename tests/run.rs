@@ -102,10 +102,16 @@ fn a_second_learner_is_fenced() {
     let sets = ["learn.steps=40", "learn.max_staleness=1"];
     let mut run = small.command("run", &sets).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     wait_for("a step", || small.path("store/steps").exists().then_some(()));
-    let second = small.command("learn", &sets).output().unwrap();
-    kill_process(Pid::from_child(&run), Signal::INT).unwrap();
-    let status = run.wait().unwrap();
-    // One of the two made the next step and goes on; the other says so and stops.
+    let mut second = small.command("learn", &sets).stderr(Stdio::piped()).spawn().unwrap();
+    // One of the two makes the next step and goes on; the other says so and stops, the run with its learner.
+    wait_for("the end of either", || {
+        let ended = [&mut run, &mut second].iter_mut().any(|one| one.try_wait().unwrap().is_some());
+        ended.then_some(())
+    });
+    for one in [&run, &second] {
+        let _ = kill_process(Pid::from_child(one), Signal::INT);
+    }
+    let (status, second) = (run.wait().unwrap(), second.wait_with_output().unwrap());
     let said = text(&second.stderr);
     let fenced = second.status.code() == Some(2) && said.contains("another learner made step");
     assert!(fenced || status.code() == Some(2), "{status}: {said}");

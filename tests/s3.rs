@@ -62,7 +62,7 @@ fn an_asynchronous_run_in_a_bucket_stays_within_its_staleness() {
 }
 
 #[test]
-fn a_bucket_that_is_not_there_is_refused_before_any_work() {
+fn a_wrong_key_is_refused_before_any_work() {
     let Ok(url) = std::env::var("OPD_TEST_S3_URL") else {
         eprintln!("not run: no OPD_TEST_S3_URL (storage/with-s3.sh sets it)");
         return;

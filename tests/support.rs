@@ -100,7 +100,7 @@ pub fn opd() -> Command {
 }
 
 /// Looks at something again and again until it is there.
-pub fn wait_for<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let patience = Instant::now() + Duration::from_secs(120);
     loop {
         if let Some(found) = look() {

@@ -1,7 +1,7 @@
 //! The pipeline: one TOML file that says what is learned, read by every job; layers over it say where it is kept.
 
 use crate::error::{CommandError, Result};
-use learner::{EstimatorConfig, OptimizerConfig};
+use learner::{EstimatorConfig, LearnerSettings, OptimizerConfig};
 use record::{ScoreSet, Units};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -156,6 +156,9 @@ pub struct LearnSection {
     /// Tokens in one forward and backward pass.
     #[serde(default = "default_batch_tokens")]
     pub microbatch_tokens: usize,
+    /// Positions whose logits are held at once; more are faster on a GPU and take more memory.
+    #[serde(default = "default_head_chunk")]
+    pub head_chunk: usize,
     /// Steps between two published versions.
     #[serde(default = "one_u64")]
     pub publish_every: u64,
@@ -237,6 +240,9 @@ fn default_prefetch() -> usize {
 }
 fn default_batch_tokens() -> usize {
     8192
+}
+fn default_head_chunk() -> usize {
+    LearnerSettings::default().head_chunk
 }
 fn default_checkpoint_every() -> u64 {
     10

@@ -46,7 +46,18 @@ macro_rules! from_error {
         }
     )*};
 }
-from_error!(store::StoreError, model::Error, learner::LearnError, query::QueryError, record::RecordError);
+from_error!(model::Error, learner::LearnError, query::QueryError, record::RecordError);
+
+impl From<store::StoreError> for CommandError {
+    fn from(error: store::StoreError) -> Self {
+        let message = error.to_string();
+        // The operating system's own words; object stores pass them on.
+        match message.contains("No space left on device") {
+            true => Self::new(message).hint("free some space; what is committed stays, and the same command goes on"),
+            false => Self::new(message),
+        }
+    }
+}
 
 /// Runs work that keeps a core busy, off the threads that follow the log.
 ///

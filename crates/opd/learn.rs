@@ -30,7 +30,7 @@ struct StepSettings {
 impl StepSettings {
     fn of(pipeline: &Pipeline) -> Self {
         let learn = &pipeline.learn;
-        let cut = LearnerSettings { microbatch_tokens: learn.microbatch_tokens, ..LearnerSettings::default() };
+        let cut = LearnerSettings { microbatch_tokens: learn.microbatch_tokens, head_chunk: learn.head_chunk };
         let (device, threads) = (learn.device.clone(), learn.threads);
         Self { estimator: learn.estimator.clone(), optimizer: learn.optimizer, cut, device, threads }
     }

@@ -92,6 +92,7 @@ pub fn check_settings(pipeline: &Pipeline) -> Result<()> {
         ("learn.rows_per_step", u64::from(learn.rows_per_step)),
         ("learn.threads", u64::from(learn.threads)),
         ("learn.microbatch_tokens", learn.microbatch_tokens as u64),
+        ("learn.head_chunk", learn.head_chunk as u64),
         ("learn.publish_every", learn.publish_every),
         ("learn.checkpoint_every", learn.checkpoint_every),
         ("store.snapshot_every", pipeline.store.snapshot_every),

@@ -101,7 +101,7 @@ fn jobs(text: &mut String, now: &Snapshot, commits: &[Commit]) {
     for job in [Job::Rollout, Job::Score, Job::Learn, Job::Eval] {
         let workers: Vec<_> = now.workers.values().filter(|worker| worker.job == job).collect();
         let of_job = || commits.iter().filter(|commit| commit.work.job == job);
-        let (Some(first), Some(last)) = (of_job().next(), of_job().last()) else { continue };
+        let (Some(first), Some(last)) = (of_job().next(), of_job().next_back()) else { continue };
         let tokens: u64 = workers.iter().map(|worker| worker.tokens).sum();
         let busy: f64 = workers.iter().map(|worker| worker.busy_s).sum();
         let wall = (last.at - first.work.started).max(1) as f64 / 1000.0;

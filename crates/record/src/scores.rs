@@ -83,7 +83,7 @@ impl ScoredBatch {
         if scores.num_rows() != rollouts.len() {
             return Err(rows_differ(rollouts.len(), scores.num_rows()));
         }
-        let ids = column::text(&scores, "rollout_id")?;
+        let (ids, teachers) = (column::text(&scores, "rollout_id")?, column::text(&scores, "teacher_id")?);
         let view = Self {
             teacher_logprobs: Floats::of::<Float32Type>(&scores, "teacher_logprobs")?,
             teacher_top_ids: NestedInts::of::<Int32Type>(&scores, "teacher_top_ids")?,
@@ -101,6 +101,11 @@ impl ScoredBatch {
             if ids.value(row) != scored.rollout.rollout_id {
                 let expected = format!("`{}`, as in the rollout batch", scored.rollout.rollout_id);
                 return Err(RecordError::Row { row, column: "rollout_id", expected, found: ids.value(row).into() });
+            }
+            let (expected, found) = (view.rollouts.teacher_id(), teachers.value(row));
+            if expected != found {
+                let expected = format!("`{expected}`, as in the rollout batch");
+                return Err(RecordError::Row { row, column: "teacher_id", expected, found: found.into() });
             }
             check_row(row, &scored)?;
         }
@@ -197,9 +202,20 @@ fn check_row(row: usize, s: &ScoredRollout<'_>) -> Result<(), RecordError> {
             let found = format!("{} at position {t}", s.teacher_logprobs[t]);
             return fault("teacher_logprobs", "a finite number, at most 0".into(), found);
         }
-        let tops = s.teacher_top_logprobs.get(t).iter().chain(s.draw_teacher_logprobs.get(t));
-        if let Some(x) = tops.chain([&s.teacher_tail_logprobs[t]]).find(|x| x.is_nan() || **x > 1e-4) {
-            return fault("teacher_top_logprobs", "logprobs, at most 0".into(), format!("{x} at position {t}"));
+        let tail = |tails: &[f32]| tails.get(t).copied();
+        for (column, logprobs, tail) in [
+            ("teacher_top_logprobs", s.teacher_top_logprobs.get(t), tail(s.teacher_tail_logprobs)),
+            ("draw_teacher_logprobs", s.draw_teacher_logprobs.get(t), None),
+            (
+                "sampler_top_teacher_logprobs",
+                s.sampler_top_teacher_logprobs.get(t),
+                tail(s.sampler_top_teacher_tail_logprobs),
+            ),
+        ] {
+            if let Some(x) = logprobs.iter().chain(&tail).find(|x| x.is_nan() || **x > 1e-4) {
+                let expected = "logprobs and their tail, at most 0".into();
+                return fault(column, expected, format!("{x} at position {t}"));
+            }
         }
     }
     Ok(())

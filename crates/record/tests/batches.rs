@@ -151,6 +151,14 @@ fn a_score_that_does_not_fit_its_rollout_is_refused() {
         fault_of_score(|s| s.sampler_top_teacher_tail_logprobs.clear()),
         (1, "sampler_top_teacher_tail_logprobs")
     );
+    assert_eq!(
+        fault_of_score(|s| s.sampler_top_teacher_logprobs = [[f32::NAN, -1.0]; 3].into_iter().collect()),
+        (1, "sampler_top_teacher_logprobs")
+    );
+    assert_eq!(
+        fault_of_score(|s| s.draw_teacher_logprobs = [[0.5, -1.0]; 3].into_iter().collect()),
+        (1, "draw_teacher_logprobs")
+    );
     assert_eq!(fault_of_score(|s| s.teacher_entropy = Some(vec![1.0])), (1, "teacher_entropy"));
 }
 
@@ -198,6 +206,9 @@ fn a_batch_that_is_not_of_its_schema_is_refused() {
     let other: ArrayRef = Arc::new(StringArray::from(vec!["u00000007-abc-0", "u00000007-abc-7"]));
     let error = ScoredBatch::zip(rollouts.clone(), with_column(scored.scores(), "rollout_id", other)).unwrap_err();
     assert!(error.to_string().contains("row 1, column `rollout_id`: expected `u00000007-abc-1`"), "{error}");
+    let other: ArrayRef = Arc::new(StringArray::from(vec!["teacher", "other"]));
+    let error = ScoredBatch::zip(rollouts.clone(), with_column(scored.scores(), "teacher_id", other)).unwrap_err();
+    assert!(error.to_string().contains("row 1, column `teacher_id`: expected `teacher`"), "{error}");
     let error = ScoredBatch::encode(rollouts, &[score]).unwrap_err();
     assert!(error.to_string().contains("rows of the score batch: expected 2, as in the rollout batch, found 1"));
 }

@@ -2,7 +2,7 @@
 //!
 //! - [`open`] reads the log and makes a [`Session`]: the store as tables, as it was after one commit;
 //! - [`Session::run`] asks a question and gives an [`Answer`], whose rows are computed as they are read;
-//! - [`write`] and [`render`] put an answer into a [`Format`];
+//! - [`write()`] and [`render()`] put an answer into a [`Format`];
 //! - [`QueryError`] says what to do where there is no answer.
 //!
 //! `commits`, `steps`, `metrics`, `consumed`, `dropped`, `policies`, `evals` and `eval_metrics` are made of the log alone.

@@ -30,7 +30,8 @@ $(LIBTORCH)/.torch-2.11.0:
 	@$(PYTHON) -m pip --version >/dev/null || { echo "pip is missing: apt-get install python3-pip" >&2; exit 2; }
 	@echo "fetching libtorch (0.5 GB on disk, once)"
 	rm -rf $(LIBTORCH) $(LIBTORCH).part
-	$(PYTHON) -m pip install -q --no-deps --no-compile --target $(LIBTORCH).part $(LIBTORCH_WHEELS)
+	$(PYTHON) -m pip install -q --root-user-action=ignore --disable-pip-version-check \
+		--no-deps --no-compile --target $(LIBTORCH).part $(LIBTORCH_WHEELS)
 	mv $(LIBTORCH).part $(LIBTORCH)
 	touch $@
 
@@ -74,7 +75,7 @@ arith-weights: build $(CACHE)/arith-venv/bin/python
 
 $(CACHE)/arith-venv/bin/python:
 	$(PYTHON) -m venv $(CACHE)/arith-venv
-	$(CACHE)/arith-venv/bin/python -m pip install -q tokenizers==0.23.3
+	$(CACHE)/arith-venv/bin/python -m pip install -q --disable-pip-version-check tokenizers==0.23.3
 
 clean:
 	rm -rf bin runs

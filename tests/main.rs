@@ -4,6 +4,7 @@
 //! - [`bad_input`]: what is wrong is said before any work, and nothing is written;
 //! - [`crash`]: jobs killed between object and commit, and at any moment;
 //! - [`full_disk`]: a store that is full, and goes on once there is room;
+//! - [`golden`]: a store of each format version is still read;
 //! - [`run`]: the closed loop, synchronous and not, stopped and gone on with;
 //! - [`s3`]: the same in a bucket, with the same weights;
 //! - [`screen`]: what people see.
@@ -12,6 +13,7 @@ mod arith;
 mod bad_input;
 mod crash;
 mod full_disk;
+mod golden;
 mod run;
 mod s3;
 mod screen;

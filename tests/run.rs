@@ -166,3 +166,22 @@ fn a_job_that_somebody_else_ends_is_started_again() {
     assert!(text(&output.stderr).contains("learn-0 died (asked to end by another"), "{}", text(&output.stderr));
     assert_eq!(small.sql("select count(*) from steps"), ["12"]);
 }
+
+#[test]
+fn recorded_steps_are_executed_again_with_the_threads_they_were_made_with() {
+    let small = Small::new();
+    let sets = ["learn.checkpoint_every=100", "learn.steps=40"];
+    let mut run = small.command("run", &sets).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let records = || std::fs::read_dir(small.path("store/steps")).map_or(0, |steps| steps.count());
+    wait_for("three steps", || (records() >= 3).then_some(()));
+    kill_process(Pid::from_child(&run), Signal::INT).unwrap();
+    assert!(run.wait().unwrap().success());
+    let made = small.sql(DIGESTS);
+    assert!((3..40).contains(&made.len()), "no checkpoint was made yet: {made:?}");
+    let output = small.run(&[&sets[..], &["learn.threads=2"]].concat());
+    succeeded(&output);
+    let said = text(&output.stderr);
+    assert!(said.contains("recorded steps are executed again") && !said.contains("it gives weights"), "{said}");
+    assert_eq!(small.sql(DIGESTS)[..made.len()], made);
+    assert_eq!(small.sql("select count(*) from metrics where name = 'resume/diverged_steps'"), ["0"]);
+}

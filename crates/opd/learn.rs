@@ -41,6 +41,8 @@ struct Trainee {
     learner: Learner,
     version: PolicyVersion,
     settings: StepSettings,
+    /// Steps that gave other weights when they were executed again, until a commit records how many.
+    diverged: u64,
 }
 
 /// A step that was made but not yet committed.
@@ -136,16 +138,15 @@ async fn resume(job: &mut Context, settings: &StepSettings) -> Result<Trainee> {
     if let Some(moments) = job.now().moments.get(&checkpoint) {
         learner.optimizer_mut().load_safetensors(&job.store.get(moments).await?)?;
     }
-    let mut trainee = Trainee { learner, version: checkpoint, settings: settings.clone() };
+    let mut trainee = Trainee { learner, version: checkpoint, settings: settings.clone(), diverged: 0 };
     if !steps.is_empty() {
         say(&format!("resuming from {checkpoint}: {} recorded steps are executed again", steps.len()));
     }
     for recorded in steps {
         let mut then: StepSettings = serde_json::from_value(recorded.settings.clone())
             .map_err(|error| CommandError::new(format!("settings of step {}: {error}", recorded.step)))?;
-        let (device, threads) = (std::mem::take(&mut then.device), then.threads);
-        then.device.clone_from(&settings.device);
-        then.threads = settings.threads;
+        // The learner stays where it is; everything else is as it was then, the number of threads included.
+        let (device, threads) = (std::mem::replace(&mut then.device, settings.device.clone()), then.threads);
         trainee = with_settings(trainee, then)?;
         let portions = match fetch(job, recorded_minibatch(job.now(), &recorded)?).await {
             Ok(portions) => portions,
@@ -155,17 +156,17 @@ async fn resume(job: &mut Context, settings: &StepSettings) -> Result<Trainee> {
                 return Err(CommandError::new(what).hint("bring the object back from a copy"));
             }
         };
-        let outcome = off_thread(move || step(trainee, portions)).await?;
+        let mut outcome = off_thread(move || step(trainee, portions)).await?;
         let digest = Digest::of(&outcome.weights);
         if digest != recorded.weights_digest {
             say(&format!(
-                "step {}: executed again it gives weights {}, recorded are {} (then {device} with {threads} threads, now {} with {}); going on",
+                "step {}: executed again on {} it gives weights {}, recorded on {device} with {threads} threads are {}; going on",
                 recorded.step,
+                settings.device,
                 digest.short(),
                 recorded.weights_digest.short(),
-                settings.device,
-                settings.threads
             ));
+            outcome.trainee.diverged += 1;
         }
         trainee = outcome.trainee;
     }
@@ -180,7 +181,7 @@ fn with_settings(trainee: Trainee, settings: StepSettings) -> Result<Trainee> {
     let moments = trainee.learner.optimizer().to_safetensors()?;
     let mut learner = Learner::new(trainee.learner.into_student(), settings.optimizer, settings.cut)?;
     learner.optimizer_mut().load_safetensors(&moments)?;
-    Ok(Trainee { learner, version: trainee.version, settings })
+    Ok(Trainee { learner, settings, ..trainee })
 }
 
 /// Why rows could not be read.
@@ -219,6 +220,8 @@ fn recorded_minibatch(now: &Snapshot, step: &StepCommit) -> Result<Vec<SelectedB
 
 /// One optimizer step: pure but for the time it takes.
 fn step(mut trainee: Trainee, portions: Vec<Scored>) -> Result<Outcome> {
+    // Said on the thread that computes: the number of threads is part of the result's bits.
+    model::set_threads(trainee.settings.threads as usize);
     let number = trainee.version.0 + 1;
     let mut rows = Vec::new();
     let mut consumed = Vec::new();
@@ -254,7 +257,10 @@ fn step(mut trainee: Trainee, portions: Vec<Scored>) -> Result<Outcome> {
 
 /// Stores what a step made and commits it: step, rows and weights become visible at once.
 async fn commit(job: &mut Context, outcome: Outcome, consumed: Vec<BatchRows>, score_set: &str) -> Result<Trainee> {
-    let Outcome { trainee, report, record, weights } = outcome;
+    let Outcome { mut trainee, mut report, record, weights } = outcome;
+    if trainee.diverged > 0 {
+        report.metrics.insert("resume/diverged_steps".into(), (std::mem::take(&mut trainee.diverged) as f64, 1.0));
+    }
     let (learn, version) = (job.pipeline.learn.clone(), trainee.version);
     let is_last = version.0 == learn.steps;
     let due = |every: u64| is_last || version.0.is_multiple_of(every);

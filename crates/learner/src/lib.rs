@@ -13,8 +13,7 @@
 //!
 //! ```no_run
 //! use learner::{EstimatorConfig, Learner, LearnerSettings, OptimizerConfig, TrainRow};
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let batch: record::ScoredBatch = todo!();
+//! # fn example(batch: record::ScoredBatch) -> Result<(), Box<dyn std::error::Error>> {
 //! let student = model::Transformer::load(std::path::Path::new("student"), model::device("cpu")?)?;
 //! let estimator: EstimatorConfig = serde_json::from_str(r#"{ "name": "reverse_kl_mc", "draws": 16 }"#)?;
 //! let mut learner = Learner::new(student, OptimizerConfig::default(), LearnerSettings::default())?;

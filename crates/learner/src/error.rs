@@ -27,7 +27,7 @@ pub enum LearnError {
         /// What is there.
         found: String,
     },
-    /// Probabilities at one position for which the estimator has no finite value (the table of zeros in estimators.md).
+    /// Probabilities at one position for which the estimator has no finite value (the table of zeros in docs/algorithm.md).
     #[error("row {row}, response position {position}: {estimator}: {fault}")]
     Fault {
         /// The row's index among the rows given.

@@ -46,7 +46,7 @@ impl Stop {
                 signals += 1;
                 sender.send_replace(true);
                 if signals == 2 {
-                    std::process::exit(EXIT_INTERRUPTED);
+                    leave();
                 }
             }
         });
@@ -77,6 +77,14 @@ impl Stop {
             () = tokio::time::sleep(time) => {}
         }
     }
+}
+
+/// Ends the process where it stands. Not `std::process::exit`: that takes libtorch apart while another thread still computes
+/// with it, which ended in a segmentation fault now and then.
+#[expect(unsafe_code, reason = "the standard library has no exit without destructors")]
+fn leave() -> ! {
+    // SAFETY: `_exit` takes a number and returns nothing; whatever is in hand was to be given up.
+    unsafe { libc::_exit(EXIT_INTERRUPTED) }
 }
 
 /// Tells when standard input ends. A thread of its own, which nobody waits for: a read cannot be called off.

@@ -2,8 +2,8 @@
 
 use super::*;
 use record::{
-    Claims, Commit, Digest, EvalCommit, Event, FORMAT, Job, ObjectRef, Policy, PromptSet, RolloutCommit, Run,
-    ScoreCommit, ScoreSet, StepCommit, Units, Work,
+    Claims, Commit, Digest, EvalCommit, Event, FORMAT, Job, ObjectRef, Policy, RolloutCommit, ScoreCommit, StepCommit,
+    Work,
 };
 use std::collections::BTreeMap;
 
@@ -16,24 +16,7 @@ struct Log(Snapshot);
 
 impl Log {
     fn new() -> Self {
-        let object = object("x");
-        let run = Run {
-            run_id: "run".into(),
-            pipeline: "plan".into(),
-            seed: 0,
-            tokenizer: object.digest,
-            teachers: BTreeMap::new(),
-            prompts: PromptSet { digest: object.digest, count: 100 },
-            units: Units { prompts: 4, samples: 1 },
-            score_sets: BTreeMap::from([(
-                SET.to_string(),
-                ScoreSet { top_k_mass: 1.0, top_k_max: 4, draws: 1, codec: "plain".into() },
-            )]),
-            student_config: object.clone(),
-            student_tokenizer: object.clone(),
-            policy: Policy { version: PolicyVersion(0), weights: object },
-        };
-        Self(Snapshot::start(&commit(0, "run", Event::Run(Box::new(run)))).unwrap())
+        Self(Snapshot::start(&commit(0, "run", Event::Run(Box::new(crate::simulation::identity(4, 0))))).unwrap())
     }
 
     fn apply(&mut self, worker: &str, event: Event) {

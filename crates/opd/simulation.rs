@@ -111,24 +111,7 @@ pub fn simulate(shape: Shape, seed: u64) -> Result<Outcome, String> {
 
 impl Simulation {
     fn new(shape: Shape, seed: u64) -> Result<Self, String> {
-        let object = ObjectRef { key: "x".into(), bytes: 1, digest: Digest::of(b"x") };
-        let run = Run {
-            run_id: "simulation".into(),
-            pipeline: "simulation".into(),
-            seed,
-            tokenizer: object.digest,
-            teachers: BTreeMap::from([("teacher".to_string(), object.digest)]),
-            prompts: PromptSet { digest: object.digest, count: 1_000 },
-            units: Units { prompts: shape.unit_rows, samples: 1 },
-            score_sets: BTreeMap::from([(
-                SET.to_string(),
-                ScoreSet { top_k_mass: 1.0, top_k_max: 4, draws: 1, codec: "plain".into() },
-            )]),
-            student_config: object.clone(),
-            student_tokenizer: object.clone(),
-            policy: Policy { version: PolicyVersion(0), weights: object },
-        };
-        let first = commit(0, "run", Job::Run, Event::Run(Box::new(run)));
+        let first = commit(0, "run", Job::Run, Event::Run(Box::new(identity(shape.unit_rows, seed))));
         let now = Snapshot::start(&first).map_err(|error| error.to_string())?;
         let (commits, trained) = (vec![first], Vec::new());
         let (units_of, silent) = (BTreeMap::new(), BTreeSet::new());
@@ -259,6 +242,27 @@ impl Simulation {
             return Err(format!("{} rows ahead of the learner, {room} are allowed", self.now.rows_ahead() + again));
         }
         Ok(())
+    }
+}
+
+/// The identity of a run that needs no files.
+pub(crate) fn identity(unit_rows: u32, seed: u64) -> Run {
+    let object = ObjectRef { key: "x".into(), bytes: 1, digest: Digest::of(b"x") };
+    Run {
+        run_id: "simulation".into(),
+        pipeline: "simulation".into(),
+        seed,
+        tokenizer: object.digest,
+        teachers: BTreeMap::from([("teacher".to_string(), object.digest)]),
+        prompts: PromptSet { digest: object.digest, count: 1_000 },
+        units: Units { prompts: unit_rows, samples: 1 },
+        score_sets: BTreeMap::from([(
+            SET.to_string(),
+            ScoreSet { top_k_mass: 1.0, top_k_max: 4, draws: 1, codec: "plain".into() },
+        )]),
+        student_config: object.clone(),
+        student_tokenizer: object.clone(),
+        policy: Policy { version: PolicyVersion(0), weights: object },
     }
 }
 

@@ -53,12 +53,6 @@ impl Stop {
         Self { asked, _keep: keep }
     }
 
-    /// A stop that is never asked for.
-    pub fn never() -> Self {
-        let (sender, asked) = watch::channel(false);
-        Self { asked, _keep: Arc::new(sender) }
-    }
-
     /// Whether to take on nothing more.
     pub fn is_asked(&self) -> bool {
         *self.asked.borrow()

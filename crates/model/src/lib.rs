@@ -1,7 +1,7 @@
 //! NETWORK: one transformer over libtorch, its weights and tokenizer, sampling and scoring. The student and the teacher are both
 //! a [`Transformer`].
 //!
-//! - [`ModelConfig`], the shape of a network by its checkpoint's `config.json` (Qwen3), and [`Transformer`], the network: hidden
+//! - [`ModelConfig`], the shape of a network by its checkpoint's `config.json` (Llama, Qwen2 or Qwen3), and [`Transformer`], the network: hidden
 //!   states with autograd, named parameters, the head, weights from and to safetensors.
 //! - [`Tokenizer`], text to ids and back; two are the same iff their maps are.
 //! - [`sample()`]: [`Prompt`]s and [`SamplingParams`] to [`record::Sample`]s.
@@ -35,6 +35,8 @@ mod decoder;
 mod device;
 mod error;
 mod host;
+mod keys;
+mod rope;
 mod sample;
 mod score;
 mod support;
@@ -46,6 +48,7 @@ mod weights;
 pub use config::{Family, ModelConfig};
 pub use device::{device, load_cuda, set_threads};
 pub use error::{Error, Result};
+pub use rope::RopeScaling;
 pub use sample::{Prompt, SamplingParams, sample};
 pub use score::{ScoreRow, ScoringParams, score};
 pub use tch::Device;

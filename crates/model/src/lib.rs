@@ -6,6 +6,7 @@
 //! - [`Tokenizer`], text to ids and back; two are the same iff their maps are.
 //! - [`sample()`]: [`Prompt`]s and [`SamplingParams`] to [`record::Sample`]s.
 //! - [`score()`]: [`ScoreRow`]s and [`ScoringParams`] to [`record::Score`]s.
+//! - [`reverse_kl()`]: how far a student is from its teacher, over the full vocabulary.
 //! - [`chance`], the pure function that all randomness comes from, and [`device()`], where tensors live.
 //!
 //! The invariant: what a row samples and how it is scored depend on the weights, the row, its seed and the settings, never on the
@@ -28,11 +29,13 @@
 //! ```
 #![warn(missing_docs)]
 
+mod batch;
 mod cache;
 pub mod chance;
 mod config;
 mod decoder;
 mod device;
+mod divergence;
 mod error;
 mod host;
 mod keys;
@@ -47,6 +50,7 @@ mod weights;
 
 pub use config::{Family, ModelConfig};
 pub use device::{device, load_cuda, set_threads};
+pub use divergence::reverse_kl;
 pub use error::{Error, Result};
 pub use rope::RopeScaling;
 pub use sample::{Prompt, SamplingParams, sample};

@@ -60,3 +60,6 @@ pub use tokenizer::Tokenizer;
 pub use top_k::TopK;
 pub use transformer::Transformer;
 pub use weights::Precision;
+
+#[cfg(test)]
+mod golden_tests;

@@ -32,11 +32,13 @@
 mod batch;
 mod cache;
 pub mod chance;
+mod checkpoint;
 mod config;
 mod decoder;
 mod device;
 mod divergence;
 mod error;
+mod header;
 mod host;
 mod keys;
 mod rope;

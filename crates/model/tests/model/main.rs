@@ -5,13 +5,15 @@
 //! - `sampling`: cached decoding, seeds, draws, top-k, EOS
 //! - `scoring`: a score against the reference's full distributions
 //! - `divergence`: reverse KL against the reference's full distributions
-//! - `checkpoint`: config.json and safetensors, there and back, and what is refused
+//! - `checkpoint`: config.json and safetensors, there and back, and what is refused of config.json
+//! - `files`: weight files and shards, and what is refused of them, by their headers alone
 //! - `tokenizing`: ids, digests, differences
 //! - `cuda`: a GPU against the CPU; ignored unless asked for, `cargo test -p model -- --ignored`
 
 mod checkpoint;
 mod cuda;
 mod divergence;
+mod files;
 mod fixtures;
 mod forward;
 mod reference;

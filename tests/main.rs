@@ -7,7 +7,8 @@
 //! - [`golden`]: a store of each format version is still read;
 //! - [`run`]: the closed loop, synchronous and not, stopped and gone on with;
 //! - [`s3`]: the same in a bucket, with the same weights;
-//! - [`screen`]: what people see.
+//! - [`screen`]: what people see;
+//! - [`teachers`]: several teachers, each for its own prompts.
 
 mod arith;
 mod bad_input;
@@ -18,3 +19,4 @@ mod run;
 mod s3;
 mod screen;
 mod support;
+mod teachers;

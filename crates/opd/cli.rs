@@ -33,8 +33,14 @@ enum Command {
     },
     /// Sample rollouts with the newest policy; any number of these, on any machines.
     Rollout(JobArgs),
-    /// Score rollouts with the teacher; any number of these, on any machines.
-    Score(JobArgs),
+    /// Score rollouts with their teachers; any number of these, on any machines.
+    Score {
+        #[command(flatten)]
+        job: JobArgs,
+        /// Score for this teacher only, so that only this one is loaded; may be given again.
+        #[arg(long = "teacher", value_name = "ID")]
+        teachers: Vec<String>,
+    },
     /// Train on scored rollouts and publish policies; one of these.
     Learn(JobArgs),
     /// Evaluate published policies on held-out prompts.
@@ -102,10 +108,10 @@ pub fn run(cli: Cli) -> Result<()> {
     runtime.block_on(async {
         match cli.command {
             Command::Run { pipeline, dry_run } => crate::run::run(pipeline, dry_run).await,
-            Command::Rollout(args) => job(Job::Rollout, args).await,
-            Command::Score(args) => job(Job::Score, args).await,
-            Command::Learn(args) => job(Job::Learn, args).await,
-            Command::Eval(args) => job(Job::Eval, args).await,
+            Command::Rollout(args) => job(Job::Rollout, args, &[]).await,
+            Command::Score { job: args, teachers } => job(Job::Score, args, &teachers).await,
+            Command::Learn(args) => job(Job::Learn, args, &[]).await,
+            Command::Eval(args) => job(Job::Eval, args, &[]).await,
             Command::Sft { config, out, sets } => {
                 let stop = Stop::listen();
                 crate::error::off_thread(move || sft::run(&config, &sets, &out, &stop)).await
@@ -116,7 +122,7 @@ pub fn run(cli: Cli) -> Result<()> {
     })
 }
 
-async fn job(job: Job, args: JobArgs) -> Result<()> {
+async fn job(job: Job, args: JobArgs, teachers: &[String]) -> Result<()> {
     let pipeline = Pipeline::load(&args.pipeline.files, &args.pipeline.sets)?;
     preflight::check_settings(&pipeline)?;
     let threads = match job {
@@ -135,7 +141,7 @@ async fn job(job: Job, args: JobArgs) -> Result<()> {
     let Some(context) = Context::open(pipeline, job, worker, stop).await? else { return Ok(()) };
     match job {
         Job::Rollout => crate::rollout::run(context).await,
-        Job::Score => crate::score::run(context).await,
+        Job::Score => crate::score::run(context, teachers).await,
         Job::Eval => crate::eval::run(context).await,
         Job::Learn | Job::Run => learn::run(context).await,
     }

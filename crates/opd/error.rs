@@ -21,6 +21,11 @@ impl CommandError {
         Self { message: message.into(), hint: None }
     }
 
+    /// The same with where it is: a file and a line, say.
+    pub fn at(self, place: &str) -> Self {
+        Self { message: format!("{place}: {}", self.message), ..self }
+    }
+
     /// The same with a line of advice.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

@@ -30,3 +30,4 @@ pub mod simulation;
 pub mod sql;
 pub mod status;
 pub mod stop;
+pub mod teachers;

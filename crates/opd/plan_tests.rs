@@ -16,7 +16,7 @@ struct Log(Snapshot);
 
 impl Log {
     fn new() -> Self {
-        Self(Snapshot::start(&commit(0, "run", Event::Run(Box::new(crate::simulation::identity(4, 0))))).unwrap())
+        Self(Snapshot::start(&commit(0, "run", Event::Run(Box::new(crate::simulation::identity(4, 2, 0))))).unwrap())
     }
 
     fn apply(&mut self, worker: &str, event: Event) {
@@ -32,12 +32,17 @@ impl Log {
 
     /// A batch of `of`, sampled by the newest policy.
     fn deliver(&mut self, worker: &str, of: UnitRows, lapsed: Lapsed<'_>) {
+        self.deliver_to("teacher-0", worker, of, lapsed);
+    }
+
+    fn deliver_to(&mut self, teacher: &str, worker: &str, of: UnitRows, lapsed: Lapsed<'_>) {
         let units = claimable_unit(&self.0, Some(&of), PACE, lapsed).into_iter().collect();
         let rollouts = RolloutCommit {
-            batch: format!("u{}-{}", of.unit, self.0.seq),
+            // Names that do not sort as their rows do: that must not matter.
+            batch: format!("u{}-{}", of.unit, 1_000 - self.0.seq),
             of,
             policy_version: self.0.newest_policy().version,
-            teacher_id: "teacher".into(),
+            teacher_id: teacher.into(),
             object: object("rollouts"),
             tokens: 1,
             claims: Claims { units, ..Claims::default() },
@@ -62,7 +67,7 @@ impl Log {
                 of = self.0.unit_claims.first().map(|claim| claim.of.clone());
             }
         }
-        while let Some(batch) = claimable_batch(&self.0, None, SET, NOBODY) {
+        while let Some(batch) = claimable_batch(&self.0, None, &serves(&["teacher-0"]), NOBODY) {
             self.score("score-0", batch, Claims::default());
         }
     }
@@ -97,6 +102,14 @@ impl Log {
         };
         self.apply("eval-0", Event::Eval(eval));
     }
+}
+
+fn serves(teachers: &[&str]) -> Serves {
+    Serves { score_set: SET.into(), teachers: teachers.iter().map(|id| id.to_string()).collect() }
+}
+
+fn rows(of: &[u32]) -> RowSet {
+    of.iter().copied().collect()
 }
 
 fn object(name: &str) -> ObjectRef {
@@ -173,6 +186,60 @@ fn a_lapsed_claim_is_taken_over_once_and_whoever_delivers_first_wins() {
 }
 
 #[test]
+fn a_unit_of_two_teachers_comes_in_two_batches_in_the_order_of_their_first_rows() {
+    let mut log = Log::new();
+    let unit = log.claim("rollout-0", NOBODY).unwrap();
+    let of = |part: &[u32]| UnitRows { unit: 0, rows: rows(part) };
+    let parts = parts(&unit, |row| if row == 0 || row == 3 { "teacher-1" } else { "teacher-0" });
+    assert_eq!(parts, [("teacher-1".to_string(), of(&[0, 3])), ("teacher-0".to_string(), of(&[1, 2]))]);
+    // The first is delivered; what is left stays the worker's, and is the first to be had when it falls silent.
+    log.deliver_to("teacher-1", "rollout-0", parts[0].1.clone(), NOBODY);
+    let lapsed = |worker: &str| worker == "rollout-0";
+    assert!(!is_wanted(&log.0, &parts[0].1) && is_wanted(&log.0, &parts[1].1));
+    assert_eq!(rollout(&log.0, "rollout-0", PACE, NOBODY), Next::Do(Rollout::Sample(of(&[1, 2]))));
+    assert_eq!(rollout(&log.0, "rollout-1", PACE, &lapsed), Next::Do(Rollout::Claim(of(&[1, 2]))));
+    // With the last of it nothing of the unit is left to be claimed in the same commit, with half of it the other half is.
+    assert_ne!(claimable_unit(&log.0, Some(&of(&[1, 2])), PACE, &lapsed).map(|of| of.unit), Some(0));
+    assert_eq!(claimable_unit(&log.0, Some(&of(&[1])), PACE, &lapsed), Some(of(&[2])));
+    log.deliver_to("teacher-0", "rollout-0", of(&[1, 2]), NOBODY);
+    let order: Vec<RowSet> = log.0.pending().map(|(_, batch)| batch.of.rows.clone()).collect();
+    assert_eq!(order, [rows(&[0, 3]), rows(&[1, 2])]);
+    // Each score worker takes what is for the teachers it has.
+    let ids: Vec<BatchId> = log.0.pending().map(|(id, _)| id.clone()).collect();
+    let first = |teachers: &[&str]| claimable_batch(&log.0, None, &serves(teachers), NOBODY);
+    assert_eq!(first(&["teacher-0"]), Some(ids[1].clone()));
+    assert_eq!(first(&["teacher-1"]), Some(ids[0].clone()));
+    assert_eq!(first(&["teacher-0", "teacher-1"]), Some(ids[0].clone()));
+    // Rows of a damaged batch are again those of the unit.
+    let of_batch = BatchRows { batch: ids[0].clone(), rows: RowSet::first(2) };
+    let dropped = vec![Dropped { of: of_batch, reason: DropReason::Corrupt, reissue: true }];
+    log.apply("score-0", Event::Drop { dropped });
+    assert_eq!(log.0.reissue, BTreeMap::from([(0, rows(&[0, 3]))]));
+}
+
+#[test]
+fn what_no_worker_could_mean_is_no_delivery() {
+    let mut log = Log::new();
+    log.claim("rollout-0", NOBODY).unwrap();
+    let refused = |of: &[u32], teacher: &str, says: &str| {
+        let rollouts = RolloutCommit {
+            batch: "u0".into(),
+            of: UnitRows { unit: 0, rows: rows(of) },
+            policy_version: PolicyVersion(0),
+            teacher_id: teacher.into(),
+            object: object("rollouts"),
+            tokens: 1,
+            claims: Claims::default(),
+        };
+        let error = log.0.clone().apply(&commit(log.0.seq + 1, "rollout-0", Event::Rollouts(rollouts))).unwrap_err();
+        assert!(error.to_string().contains(says), "{error}");
+    };
+    refused(&[], "teacher-0", "never claimed");
+    refused(&[3, 4], "teacher-0", "never claimed");
+    refused(&[0, 1], "teacher-7", "the run has no teacher `teacher-7`");
+}
+
+#[test]
 fn a_batch_is_scored_by_one_worker_and_by_another_when_that_falls_silent() {
     let mut log = Log::new();
     for _ in 0..2 {
@@ -181,16 +248,16 @@ fn a_batch_is_scored_by_one_worker_and_by_another_when_that_falls_silent() {
     }
     let ids: Vec<BatchId> = log.0.pending().map(|(id, _)| id.clone()).collect();
     let lapsed = |worker: &str| worker == "score-0";
-    assert_eq!(score(&log.0, "score-0", SET, NOBODY), Next::Do(Score::Claim(ids[0].clone())));
+    assert_eq!(score(&log.0, "score-0", &serves(&["teacher-0"]), NOBODY), Next::Do(Score::Claim(ids[0].clone())));
     log.apply("score-0", Event::Claim(Claims { batches: vec![ids[0].clone()], ..Claims::default() }));
-    assert_eq!(score(&log.0, "score-0", SET, NOBODY), Next::Do(Score::Score(ids[0].clone())));
-    assert_eq!(score(&log.0, "score-1", SET, NOBODY), Next::Do(Score::Claim(ids[1].clone())));
-    assert_eq!(score(&log.0, "score-1", SET, &lapsed), Next::Do(Score::Claim(ids[0].clone())));
+    assert_eq!(score(&log.0, "score-0", &serves(&["teacher-0"]), NOBODY), Next::Do(Score::Score(ids[0].clone())));
+    assert_eq!(score(&log.0, "score-1", &serves(&["teacher-0"]), NOBODY), Next::Do(Score::Claim(ids[1].clone())));
+    assert_eq!(score(&log.0, "score-1", &serves(&["teacher-0"]), &lapsed), Next::Do(Score::Claim(ids[0].clone())));
     // What is delivered in the same commit is not claimed with it, though the last who claimed it is silent.
-    assert_eq!(claimable_batch(&log.0, Some(&ids[0]), SET, &lapsed), Some(ids[1].clone()));
+    assert_eq!(claimable_batch(&log.0, Some(&ids[0]), &serves(&["teacher-0"]), &lapsed), Some(ids[1].clone()));
     log.score("score-1", ids[0].clone(), Claims { batches: vec![ids[1].clone()], ..Claims::default() });
-    assert_eq!(score(&log.0, "score-0", SET, NOBODY), Next::Wait);
-    assert_eq!(score(&log.0, "score-1", SET, NOBODY), Next::Do(Score::Score(ids[1].clone())));
+    assert_eq!(score(&log.0, "score-0", &serves(&["teacher-0"]), NOBODY), Next::Wait);
+    assert_eq!(score(&log.0, "score-1", &serves(&["teacher-0"]), NOBODY), Next::Do(Score::Score(ids[1].clone())));
 }
 
 #[test]

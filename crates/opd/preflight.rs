@@ -7,6 +7,7 @@ use crate::{
     identity::model_digest,
     model_files,
     prompts::Prompts,
+    teachers,
 };
 use model::{Device, ModelConfig, Tokenizer, Transformer};
 use record::{Digest, PromptSet};
@@ -22,10 +23,10 @@ pub struct Inputs {
     pub student_tokenizer: String,
     /// Its other files, by name.
     pub student_files: BTreeMap<String, String>,
-    /// Digest of the tokenizer's (token, id) map, the same for student and teacher.
+    /// Digest of the tokenizer's (token, id) map, the same for student and teachers.
     pub tokenizer_digest: Digest,
-    /// Digest of the teacher's config and weights.
-    pub teacher_digest: Digest,
+    /// Digest of each teacher's config and weights, by teacher id.
+    pub teacher_digests: BTreeMap<String, Digest>,
     /// The training prompts.
     pub prompts: PromptSet,
 }
@@ -40,16 +41,24 @@ pub fn check(pipeline: &Pipeline) -> Result<Inputs> {
         model::device(device).map_err(|error| CommandError::new(format!("{key}: {error}")))?;
     }
     let student = check_model("student.model", &pipeline.student.model)?;
-    let teacher = check_model("teacher.model", &pipeline.teacher.model)?;
-    if let Some(difference) = student.tokenizer.first_difference(&teacher.tokenizer) {
-        let (student, teacher) = (pipeline.student.model.display(), pipeline.teacher.model.display());
-        let what = format!("the tokenizers of student `{student}` and teacher `{teacher}` differ: {difference}");
-        return Err(CommandError::new(what).hint("on-policy distillation needs one token map for both"));
+    let mut teachers = BTreeMap::new();
+    for (id, section) in pipeline.all_teachers() {
+        let teacher = check_model(&format!("{}.model", pipeline.teacher_key(id)), &section.model)?;
+        if let Some(difference) = student.tokenizer.first_difference(&teacher.tokenizer) {
+            let (student, teacher) = (pipeline.student.model.display(), section.model.display());
+            let what = format!("the tokenizers of student `{student}` and teacher `{teacher}` differ: {difference}");
+            return Err(CommandError::new(what).hint("on-policy distillation needs one token map for both"));
+        }
+        teachers.insert(id, teacher);
     }
     let prompts = Prompts::read(&pipeline.prompts.path)?;
-    check_lengths(pipeline, &prompts, &pipeline.prompts.path, &student, &teacher)?;
+    check_prompts(pipeline, &prompts, &pipeline.prompts.path, &student, &teachers)?;
     for path in pipeline.eval.iter().flat_map(|eval| eval.sets.values()) {
-        check_lengths(pipeline, &Prompts::read_with_answers(path)?, path, &student, &teacher)?;
+        check_prompts(pipeline, &Prompts::read_with_answers(path)?, path, &student, &teachers)?;
+    }
+    let mut teacher_digests = BTreeMap::new();
+    for (id, teacher) in pipeline.all_teachers() {
+        teacher_digests.insert(id.to_string(), model_digest(&teacher.model)?);
     }
     let digest = format!("sha256:{}", student.tokenizer.map_digest());
     Ok(Inputs {
@@ -58,19 +67,24 @@ pub fn check(pipeline: &Pipeline) -> Result<Inputs> {
         student_tokenizer: read(&pipeline.student.model.join("tokenizer.json"))?,
         student_files: model_files::read(&pipeline.student.model)?,
         tokenizer_digest: Digest::try_from(digest)?,
-        teacher_digest: model_digest(&pipeline.teacher.model)?,
+        teacher_digests,
         prompts: prompts.set,
     })
 }
 
-fn devices(pipeline: &Pipeline) -> impl Iterator<Item = (&'static str, &str)> {
-    let eval = pipeline.eval.iter().map(|eval| ("eval.device", eval.device.as_str()));
+fn devices(pipeline: &Pipeline) -> impl Iterator<Item = (String, &str)> {
+    let eval = pipeline.eval.iter().map(|eval| ("eval.device".into(), eval.device.as_str()));
+    let teachers = pipeline
+        .all_teachers()
+        .into_iter()
+        .filter_map(|(id, teacher)| Some((format!("{}.device", pipeline.teacher_key(id)), teacher.device.as_deref()?)));
     [
-        ("rollout.device", pipeline.rollout.device.as_str()),
-        ("score.device", pipeline.score.device.as_str()),
-        ("learn.device", pipeline.learn.device.as_str()),
+        ("rollout.device".into(), pipeline.rollout.device.as_str()),
+        ("score.device".into(), pipeline.score.device.as_str()),
+        ("learn.device".into(), pipeline.learn.device.as_str()),
     ]
     .into_iter()
+    .chain(teachers)
     .chain(eval)
 }
 
@@ -81,6 +95,7 @@ fn devices(pipeline: &Pipeline) -> impl Iterator<Item = (&'static str, &str)> {
 pub fn check_settings(pipeline: &Pipeline) -> Result<()> {
     let Pipeline { rollout, score, learn, .. } = pipeline;
     let fault = |what: String, hint: &str| Err(CommandError::new(what).hint(hint));
+    teachers::check_ids(pipeline)?;
     learn.estimator.validate()?;
     learn.optimizer.validate()?;
     for (key, value) in [
@@ -197,22 +212,24 @@ fn check_model(key: &str, dir: &Path) -> Result<Checked> {
     Ok(Checked { config: ModelConfig::load(dir).map_err(named)?, tokenizer: Tokenizer::load(dir).map_err(named)? })
 }
 
-fn check_lengths(
+/// That each prompt has its teacher, and fits the student's and this teacher's context with a whole response.
+fn check_prompts(
     pipeline: &Pipeline,
     prompts: &Prompts,
     path: &Path,
     student: &Checked,
-    teacher: &Checked,
+    teachers: &BTreeMap<&str, Checked>,
 ) -> Result<()> {
-    let context = student.config.max_position_embeddings.min(teacher.config.max_position_embeddings);
     let new = pipeline.rollout.max_new_tokens;
     for (i, prompt) in prompts.prompts.iter().enumerate() {
+        let place = format!("prompts `{}`: prompt {}", path.display(), i + 1);
+        teachers::check_prompt(pipeline, prompt).map_err(|error| error.at(&place))?;
+        let teacher = &teachers[teachers::teacher_of(prompt)];
+        let context = student.config.max_position_embeddings.min(teacher.config.max_position_embeddings);
         let length = student.tokenizer.encode(&prompt.prompt)?.len();
         if length == 0 || length + new > context {
             let what = format!(
-                "prompts `{}`: prompt {} has {length} tokens; with rollout.max_new_tokens = {new} the context of {context} is exceeded",
-                path.display(),
-                i + 1
+                "{place} has {length} tokens; with rollout.max_new_tokens = {new} the context of {context} is exceeded"
             );
             return Err(CommandError::new(what).hint("shorten the prompt or rollout.max_new_tokens"));
         }

@@ -15,6 +15,9 @@ pub struct Prompt {
     /// Where it comes from.
     #[serde(default)]
     pub data_source: String,
+    /// The teacher that is to score what is said to it; without one, `[teacher]`.
+    #[serde(default)]
+    pub teacher_id: Option<String>,
 }
 
 /// A prompt set in memory.

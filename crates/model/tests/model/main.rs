@@ -4,12 +4,14 @@
 //! - `forward`: hidden states and logits against it, padding, gradients
 //! - `sampling`: cached decoding, seeds, draws, top-k, EOS
 //! - `scoring`: a score against the reference's full distributions
+//! - `divergence`: reverse KL against the reference's full distributions
 //! - `checkpoint`: config.json and safetensors, there and back, and what is refused
 //! - `tokenizing`: ids, digests, differences
 //! - `cuda`: a GPU against the CPU; ignored unless asked for, `cargo test -p model -- --ignored`
 
 mod checkpoint;
 mod cuda;
+mod divergence;
 mod fixtures;
 mod forward;
 mod reference;

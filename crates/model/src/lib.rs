@@ -4,6 +4,7 @@
 //! - [`ModelConfig`], the shape of a network by its checkpoint's `config.json` (Qwen3), and [`Transformer`], the network: hidden
 //!   states with autograd, named parameters, the head, weights from and to safetensors.
 //! - [`Tokenizer`], text to ids and back; two are the same iff their maps are.
+//! - [`ChatTemplate`], messages to the text a checkpoint was trained on; [`template::Template`], the Jinja it is written in.
 //! - [`sample()`]: [`Prompt`]s and [`SamplingParams`] to [`record::Sample`]s.
 //! - [`score()`]: [`ScoreRow`]s and [`ScoringParams`] to [`record::Score`]s.
 //! - [`chance`], the pure function that all randomness comes from, and [`device()`], where tensors live.
@@ -30,19 +31,23 @@
 
 mod cache;
 pub mod chance;
+mod chat;
 mod config;
 mod decoder;
 mod device;
 mod error;
 mod host;
+mod python;
 mod sample;
 mod score;
 mod support;
+pub mod template;
 mod tokenizer;
 mod top_k;
 mod transformer;
 mod weights;
 
+pub use chat::ChatTemplate;
 pub use config::{Family, ModelConfig};
 pub use device::{device, load_cuda, set_threads};
 pub use error::{Error, Result};

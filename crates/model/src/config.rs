@@ -1,15 +1,57 @@
 //! The shape of a network, read from a checkpoint's own `config.json`.
 
+use crate::keys::Keys;
+use crate::rope::RopeScaling;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::path::Path;
 
-/// The architectures that are built. A new family is a variant here, its differences are matches in `transformer.rs`.
+/// The architectures that are built: pre-norm decoders with grouped-query attention, rotary positions and a gated SiLU
+/// feed-forward. They differ in which linear layers have a bias and whether queries and keys are normed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// Qwen3 (dense): RMS norm of queries and keys per head, grouped-query attention, no biases.
+    /// Llama 2 and 3, SmolLM2 and other networks of that shape.
+    Llama,
+    /// Qwen2 and Qwen2.5 (dense): queries, keys and values have a bias.
+    Qwen2,
+    /// Qwen3 (dense): queries and keys pass an RMS norm per head.
     Qwen3,
+}
+
+impl Family {
+    /// All families, in order of name.
+    pub const ALL: [Self; 3] = [Self::Llama, Self::Qwen2, Self::Qwen3];
+
+    /// Its `model_type` in a config.json.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+        }
+    }
+
+    /// The names of all families, for messages.
+    pub(crate) fn names() -> String {
+        Self::ALL.map(Self::name).join(", ")
+    }
+
+    /// The class that `transformers` reads it into.
+    fn architecture(self) -> &'static str {
+        match self {
+            Self::Llama => "LlamaForCausalLM",
+            Self::Qwen2 => "Qwen2ForCausalLM",
+            Self::Qwen3 => "Qwen3ForCausalLM",
+        }
+    }
+}
+
+/// Which linear layers have a bias.
+pub(crate) struct Biases {
+    pub(crate) query_key_value: bool,
+    pub(crate) output: bool,
+    pub(crate) feed_forward: bool,
 }
 
 /// Everything about a network that is not a weight. The type of number on disk is not here: each tensor of a safetensors file
@@ -37,8 +79,14 @@ pub struct ModelConfig {
     pub head_dim: usize,
     /// Added to the mean square in every RMS norm.
     pub rms_norm_eps: f64,
+    /// Whether the linear layers of attention have a bias, where the family leaves that open (Llama, Qwen3).
+    pub attention_bias: bool,
+    /// Whether those of the feed-forward have one, where the family leaves that open (Llama).
+    pub mlp_bias: bool,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
+    /// How the rotary frequencies are stretched, if they are.
+    pub rope_scaling: Option<RopeScaling>,
     /// Longest row: prompt and response.
     pub max_position_embeddings: usize,
     /// Whether the head is the embedding.
@@ -63,31 +111,43 @@ impl ModelConfig {
     /// Reads the text of a `config.json`; `file` is what messages call it.
     pub fn from_json(text: &str, file: &str) -> Result<Self> {
         let keys = Keys::parse(text, file)?;
-        let family = match keys.get("model_type").and_then(Value::as_str) {
-            Some("qwen3") => Family::Qwen3,
-            Some(found) => return Err(Error::UnknownFamily { file: file.into(), found: found.into() }),
-            None => return Err(keys.error("model_type", "a family: qwen3")),
+        let Some(name) = keys.get("model_type").and_then(Value::as_str) else {
+            return Err(keys.error("model_type", &format!("a family, one of {}", Family::names())));
         };
-        keys.refuse_what_is_not_computed()?;
+        let Some(family) = Family::ALL.into_iter().find(|family| family.name() == name) else {
+            return Err(Error::UnknownFamily { file: file.into(), found: name.into() });
+        };
+        refuse_what_is_not_computed(&keys)?;
         let vocab_size = keys.size("vocab_size", None)?;
+        let hidden_size = keys.size("hidden_size", None)?;
         let heads = keys.size("num_attention_heads", None)?;
+        // What `transformers` takes an absent key to mean, which is not the same in every family.
+        let key_value_heads = match family {
+            Family::Qwen2 | Family::Qwen3 if !keys.is_null("num_key_value_heads") => 32,
+            _ => heads,
+        };
+        let head_dim = match family {
+            Family::Qwen3 => Some(128),
+            Family::Llama | Family::Qwen2 => hidden_size.is_multiple_of(heads).then_some(hidden_size / heads),
+        };
+        let max_position_embeddings = keys.size("max_position_embeddings", None)?;
+        let (rope_theta, rope_scaling) = RopeScaling::read(&keys, max_position_embeddings)?;
         let config = Self {
             family,
             vocab_size,
             real_vocab: vocab_size,
-            hidden_size: keys.size("hidden_size", None)?,
+            hidden_size,
             intermediate_size: keys.size("intermediate_size", None)?,
             num_hidden_layers: keys.size("num_hidden_layers", None)?,
             num_attention_heads: heads,
-            num_key_value_heads: keys.size("num_key_value_heads", Some(heads))?,
-            // A Qwen3 file without the key means 128, whatever the hidden size is.
-            head_dim: keys.size("head_dim", Some(128))?,
+            num_key_value_heads: keys.size("num_key_value_heads", Some(key_value_heads))?,
+            head_dim: keys.size("head_dim", head_dim)?,
             rms_norm_eps: keys.positive("rms_norm_eps", Some(1e-6))?,
-            rope_theta: match keys.nested("rope_parameters", "rope_theta") {
-                Some(_) => keys.positive("rope_parameters.rope_theta", None)?,
-                None => keys.positive("rope_theta", Some(10_000.0))?,
-            },
-            max_position_embeddings: keys.size("max_position_embeddings", None)?,
+            attention_bias: family != Family::Qwen2 && keys.flag("attention_bias", false)?,
+            mlp_bias: family == Family::Llama && keys.flag("mlp_bias", false)?,
+            rope_theta,
+            rope_scaling,
+            max_position_embeddings,
             tie_word_embeddings: keys.flag("tie_word_embeddings", false)?,
             eos_token_ids: keys.ids("eos_token_id")?,
         };
@@ -118,10 +178,8 @@ impl ModelConfig {
     /// The text of a `config.json` that [`ModelConfig::from_json`], and `transformers`, read back. `dtype` is the type of
     /// number that the weights beside it are written in.
     pub fn to_json(&self, dtype: &str) -> String {
-        let (Family::Qwen3, name) = (self.family, "Qwen3ForCausalLM");
-        let value = json!({
-            "architectures": [name],
-            "attention_bias": false,
+        let mut value = json!({
+            "architectures": [self.family.architecture()],
             "dtype": dtype,
             "eos_token_id": self.eos_token_ids,
             "head_dim": self.head_dim,
@@ -129,7 +187,7 @@ impl ModelConfig {
             "hidden_size": self.hidden_size,
             "intermediate_size": self.intermediate_size,
             "max_position_embeddings": self.max_position_embeddings,
-            "model_type": "qwen3",
+            "model_type": self.family.name(),
             "num_attention_heads": self.num_attention_heads,
             "num_hidden_layers": self.num_hidden_layers,
             "num_key_value_heads": self.num_key_value_heads,
@@ -138,8 +196,54 @@ impl ModelConfig {
             "tie_word_embeddings": self.tie_word_embeddings,
             "vocab_size": self.vocab_size,
         });
+        // Keys only where their family reads them.
+        if self.family != Family::Qwen2 {
+            value["attention_bias"] = self.attention_bias.into();
+        }
+        if self.family == Family::Llama {
+            value["mlp_bias"] = self.mlp_bias.into();
+        }
+        if let Some(scaling) = self.rope_scaling {
+            value["rope_scaling"] = scaling.to_json();
+        }
         format!("{value:#}\n")
     }
+
+    pub(crate) fn has_query_key_norm(&self) -> bool {
+        self.family == Family::Qwen3
+    }
+
+    pub(crate) fn biases(&self) -> Biases {
+        match self.family {
+            Family::Llama => Biases {
+                query_key_value: self.attention_bias,
+                output: self.attention_bias,
+                feed_forward: self.mlp_bias,
+            },
+            Family::Qwen2 => Biases { query_key_value: true, output: false, feed_forward: false },
+            Family::Qwen3 => {
+                Biases { query_key_value: self.attention_bias, output: self.attention_bias, feed_forward: false }
+            }
+        }
+    }
+}
+
+/// Settings that change what the network computes and that are not built: better refused than ignored.
+fn refuse_what_is_not_computed(keys: &Keys) -> Result<()> {
+    if keys.flag("use_sliding_window", false)? {
+        return Err(keys.error("use_sliding_window", "false"));
+    }
+    if keys.get("hidden_act").is_some_and(|value| value != "silu") {
+        return Err(keys.error("hidden_act", "\"silu\""));
+    }
+    let layers = keys.get("layer_types").and_then(Value::as_array);
+    if layers.is_some_and(|types| types.iter().any(|kind| kind != "full_attention")) {
+        return Err(keys.error("layer_types", "\"full_attention\" everywhere"));
+    }
+    if keys.get("quantization_config").is_some() {
+        return Err(keys.error("quantization_config", "null (weights in float32, bfloat16 or float16)"));
+    }
+    Ok(())
 }
 
 /// EOS ids of a checkpoint folder: those of `config.json` and of `generation_config.json` together, ascending.
@@ -158,109 +262,4 @@ pub(crate) fn eos_ids(dir: &Path) -> Result<Vec<i32>> {
 
 pub(crate) fn read_text(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })
-}
-
-/// A JSON object whose complaints name the file and the key.
-struct Keys<'a> {
-    file: &'a str,
-    map: Map<String, Value>,
-}
-
-impl<'a> Keys<'a> {
-    fn parse(text: &str, file: &'a str) -> Result<Self> {
-        let error = |found: String| Error::Config {
-            file: file.into(),
-            key: "(the whole file)".into(),
-            expected: "a JSON object".into(),
-            found,
-        };
-        match serde_json::from_str(text) {
-            Ok(Value::Object(map)) => Ok(Self { file, map }),
-            Ok(other) => Err(error(other.to_string())),
-            Err(reason) => Err(error(format!("not JSON ({reason})"))),
-        }
-    }
-
-    /// The value at a key, `a.b` for `b` inside `a`; null counts as absent.
-    fn get(&self, key: &str) -> Option<&Value> {
-        match key.split_once('.') {
-            Some((outer, inner)) => self.nested(outer, inner),
-            None => self.map.get(key).filter(|value| !value.is_null()),
-        }
-    }
-
-    fn nested(&self, outer: &str, inner: &str) -> Option<&Value> {
-        self.get(outer)?.get(inner).filter(|value| !value.is_null())
-    }
-
-    fn error(&self, key: &str, expected: &str) -> Error {
-        Error::Config {
-            file: self.file.into(),
-            key: key.into(),
-            expected: expected.into(),
-            found: self.get(key).map_or("missing".into(), Value::to_string),
-        }
-    }
-
-    /// Reads a key; `absent` stands in where the file lacks it, and without one the key must be there.
-    fn read<T>(&self, key: &str, what: &str, absent: Option<T>, read: impl Fn(&Value) -> Option<T>) -> Result<T> {
-        match self.get(key) {
-            Some(value) => read(value),
-            None => absent,
-        }
-        .ok_or_else(|| self.error(key, what))
-    }
-
-    fn size(&self, key: &str, absent: Option<usize>) -> Result<usize> {
-        // Ids and sizes are int32 in every schema and in most kernels.
-        let read = |value: &Value| value.as_u64().filter(|n| (1..=i32::MAX as u64).contains(n)).map(|n| n as usize);
-        self.read(key, "a whole number from 1 to 2147483647", absent, read)
-    }
-
-    fn positive(&self, key: &str, absent: Option<f64>) -> Result<f64> {
-        self.read(key, "a number above 0", absent, |value| value.as_f64().filter(|x| *x > 0.0 && x.is_finite()))
-    }
-
-    fn flag(&self, key: &str, absent: bool) -> Result<bool> {
-        self.read(key, "true or false", Some(absent), Value::as_bool)
-    }
-
-    fn ids(&self, key: &str) -> Result<Vec<i32>> {
-        let id = |value: &Value| value.as_i64().and_then(|id| i32::try_from(id).ok()).filter(|id| *id >= 0);
-        let mut ids = self.read(key, "a token id or a list of them", Some(Vec::new()), |value| match value {
-            Value::Array(list) => list.iter().map(id).collect(),
-            one => id(one).map(|id| vec![id]),
-        })?;
-        ids.sort_unstable();
-        ids.dedup();
-        Ok(ids)
-    }
-
-    /// Settings that change what the network computes and that are not built: better refused than ignored.
-    fn refuse_what_is_not_computed(&self) -> Result<()> {
-        for key in ["attention_bias", "use_sliding_window"] {
-            if self.flag(key, false)? {
-                return Err(self.error(key, "false"));
-            }
-        }
-        for (key, only) in
-            [("hidden_act", "silu"), ("rope_parameters.rope_type", "default"), ("rope_scaling.rope_type", "default")]
-        {
-            if self.get(key).is_some_and(|value| value != only) {
-                return Err(self.error(key, &format!("\"{only}\"")));
-            }
-        }
-        let scaled = self.get("rope_scaling").is_some_and(|value| value.get("rope_type").is_none());
-        let sparse = self.get("layer_types").and_then(Value::as_array);
-        if scaled {
-            return Err(self.error("rope_scaling", "null"));
-        }
-        if sparse.is_some_and(|types| types.iter().any(|kind| kind != "full_attention")) {
-            return Err(self.error("layer_types", "\"full_attention\" everywhere"));
-        }
-        if self.get("quantization_config").is_some() {
-            return Err(self.error("quantization_config", "null (weights in float32, bfloat16 or float16)"));
-        }
-        Ok(())
-    }
 }

@@ -34,7 +34,10 @@ pub enum Error {
         found: String,
     },
     /// A model family that is not built.
-    #[error("`{file}`: `model_type` is `{found}`, a family this program does not know; known: qwen3")]
+    #[error(
+        "`{file}`: `model_type` is `{found}`, a family this program does not know; known: {}",
+        crate::Family::names()
+    )]
     UnknownFamily {
         /// The file, as given.
         file: String,

@@ -1,12 +1,13 @@
 //! NETWORK: one transformer over libtorch, its weights and tokenizer, sampling and scoring. The student and the teacher are both
 //! a [`Transformer`].
 //!
-//! - [`ModelConfig`], the shape of a network by its checkpoint's `config.json` (Qwen3), and [`Transformer`], the network: hidden
+//! - [`ModelConfig`], the shape of a network by its checkpoint's `config.json` (Llama, Qwen2 or Qwen3), and [`Transformer`], the network: hidden
 //!   states with autograd, named parameters, the head, weights from and to safetensors.
 //! - [`Tokenizer`], text to ids and back; two are the same iff their maps are.
 //! - [`ChatTemplate`], messages to the text a checkpoint was trained on; [`template::Template`], the Jinja it is written in.
 //! - [`sample()`]: [`Prompt`]s and [`SamplingParams`] to [`record::Sample`]s.
 //! - [`score()`]: [`ScoreRow`]s and [`ScoringParams`] to [`record::Score`]s.
+//! - [`reverse_kl()`]: how far a student is from its teacher, over the full vocabulary.
 //! - [`chance`], the pure function that all randomness comes from, and [`device()`], where tensors live.
 //!
 //! The invariant: what a row samples and how it is scored depend on the weights, the row, its seed and the settings, never on the
@@ -29,15 +30,19 @@
 //! ```
 #![warn(missing_docs)]
 
+mod batch;
 mod cache;
 pub mod chance;
 mod chat;
 mod config;
 mod decoder;
 mod device;
+mod divergence;
 mod error;
 mod host;
+mod keys;
 mod python;
+mod rope;
 mod sample;
 mod score;
 mod support;
@@ -50,7 +55,9 @@ mod weights;
 pub use chat::ChatTemplate;
 pub use config::{Family, ModelConfig};
 pub use device::{device, load_cuda, set_threads};
+pub use divergence::reverse_kl;
 pub use error::{Error, Result};
+pub use rope::RopeScaling;
 pub use sample::{Prompt, SamplingParams, sample};
 pub use score::{ScoreRow, ScoringParams, score};
 pub use tch::Device;

@@ -1,5 +1,6 @@
 //! Scoring: what a model says of sequences that another one (or an older self) sampled.
 
+use crate::batch::{self, Batch, Position, Sequence};
 use crate::support::{self, Top};
 use crate::{Error, Result, TopK, Transformer, host};
 use record::{Ragged, Sample, Score};
@@ -25,8 +26,8 @@ impl<'a> ScoreRow<'a> {
         Self { prompt_ids, response_ids, draw_ids, sampler_top_ids }
     }
 
-    fn tokens(&self) -> usize {
-        self.prompt_ids.len() + self.response_ids.len()
+    fn sequence(&self) -> Sequence<'a> {
+        (self.prompt_ids, self.response_ids)
     }
 
     fn has_support(&self) -> bool {
@@ -34,20 +35,15 @@ impl<'a> ScoreRow<'a> {
     }
 
     fn check(&self, model: &Transformer, row: usize) -> Result<()> {
-        let error = |reason: String| Err(Error::Row { row, reason });
-        if self.prompt_ids.is_empty() {
-            return error("the prompt is empty, expected at least one token".into());
-        }
-        model.check_length(row, self.tokens())?;
+        batch::check(model, row, self.sequence())?;
         for (name, lists) in [("draw_ids", self.draw_ids), ("sampler_top_ids", self.sampler_top_ids)] {
             if !lists.is_empty() && lists.len() != self.response_ids.len() {
                 let (found, expected) = (lists.len(), self.response_ids.len());
-                return error(format!(
-                    "`{name}` has {found} lists, expected one for each of {expected} response tokens"
-                ));
+                let reason = format!("`{name}` has {found} lists, expected one for each of {expected} response tokens");
+                return Err(Error::Row { row, reason });
             }
         }
-        for ids in [self.prompt_ids, self.response_ids, self.draw_ids.values(), self.sampler_top_ids.values()] {
+        for ids in [self.draw_ids.values(), self.sampler_top_ids.values()] {
             model.check_ids(row, ids)?;
         }
         Ok(())
@@ -83,55 +79,16 @@ pub fn score(model: &Transformer, rows: &[ScoreRow], params: &ScoringParams) -> 
     rows.iter().enumerate().try_for_each(|(i, row)| row.check(model, i))?;
     let _guard = tch::no_grad_guard();
     let mut scores = vec![Score { teacher_entropy: Some(Vec::new()), ..Score::default() }; rows.len()];
-    for batch in batches(rows, params.max_tokens_per_batch) {
-        score_batch(model, rows, &batch, params, &mut scores)?;
-    }
-    Ok(scores)
-}
-
-/// Rows of like length together, each batch within `most` tokens as it will be padded.
-fn batches(rows: &[ScoreRow], most: usize) -> Vec<Vec<usize>> {
-    let mut order: Vec<usize> = (0..rows.len()).collect();
-    order.sort_by_key(|&i| rows[i].tokens());
-    let mut batches: Vec<Vec<usize>> = Vec::new();
-    for i in order {
-        match batches.last_mut() {
-            // Ascending order: row i is the longest of the batch it joins.
-            Some(batch) if (batch.len() + 1) * rows[i].tokens() <= most => batch.push(i),
-            _ => batches.push(vec![i]),
+    let sequences: Vec<Sequence> = rows.iter().map(ScoreRow::sequence).collect();
+    for batch in Batch::all(&sequences, params.max_tokens_per_batch) {
+        let hidden = batch.hidden(model)?;
+        for (positions, index) in batch.chunks(support::chunk_rows(model.real_vocab(), model.device())) {
+            let index = host::ids(index, &[index.len()], model.device())?;
+            let logits = model.logits(&hidden.f_index_select(0, &index)?)?;
+            score_chunk(&logits, rows, positions, params, &mut scores)?;
         }
     }
-    batches
-}
-
-/// A response position: row, and index in its response.
-type Position = (usize, usize);
-
-fn score_batch(
-    model: &Transformer,
-    rows: &[ScoreRow],
-    batch: &[usize],
-    params: &ScoringParams,
-    scores: &mut [Score],
-) -> Result<()> {
-    let ids: Vec<Vec<i32>> = batch.iter().map(|&i| [rows[i].prompt_ids, rows[i].response_ids].concat()).collect();
-    let ids = model.right_padded(&ids)?;
-    let columns = ids.size2()?.1 as usize;
-    let hidden = model.hidden(&ids)?.f_flatten(0, 1)?;
-    let mut positions: Vec<Position> = Vec::new();
-    let mut index: Vec<i64> = Vec::new();
-    for (b, &i) in batch.iter().enumerate() {
-        let first = b * columns + rows[i].prompt_ids.len() - 1;
-        positions.extend((0..rows[i].response_ids.len()).map(|t| (i, t)));
-        index.extend((0..rows[i].response_ids.len()).map(|t| (first + t) as i64));
-    }
-    let size = support::chunk_rows(model.real_vocab(), model.device());
-    for (part, index) in positions.chunks(size).zip(index.chunks(size)) {
-        let index = host::ids(index, &[index.len()], model.device())?;
-        let logits = model.logits(&hidden.f_index_select(0, &index)?)?;
-        score_chunk(&logits, rows, part, params, scores)?;
-    }
-    Ok(())
+    Ok(scores)
 }
 
 /// Appends to each row's score what the logits `[N, V]` at its positions say.

@@ -2,6 +2,7 @@
 
 use crate::cache::Cache;
 use crate::config::ModelConfig;
+use crate::rope::{self, Rope};
 use crate::{Error, Result, host, weights};
 use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
@@ -27,25 +28,31 @@ pub struct Transformer {
     frequencies: Tensor,
 }
 
-/// The weights of one block; linear weights are `[out, in]`.
+/// The weights of one block. What the family does not have is none.
 struct Layer {
     input_norm: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    query_norm: Tensor,
-    key_norm: Tensor,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    query_norm: Option<Tensor>,
+    key_norm: Option<Tensor>,
     feed_norm: Tensor,
-    gate: Tensor,
-    up: Tensor,
-    down: Tensor,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
 }
 
-/// Cosines and sines of the rotary angles, `[T, head_dim / 2]` or `[B, 1, T, head_dim / 2]`.
-pub(crate) struct Rope {
-    cos: Tensor,
-    sin: Tensor,
+/// A weight `[out, in]`, and a bias `[out]` where there is one.
+struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.f_linear(&self.weight, self.bias.as_ref())?)
+    }
 }
 
 /// What the queries of a forward pass may look at.
@@ -70,22 +77,26 @@ impl Transformer {
             let tensor = tensor.f_to_kind(Kind::Float)?.f_to_device(device)?.f_contiguous()?.f_detach()?;
             parameters.insert(name, tensor.f_set_requires_grad(true)?);
         }
-        // `check_shapes` has seen every name that is asked for here.
+        // `check_shapes` has seen every name that the configuration asks for, and no other.
         let get = |name: &str| parameters[name].shallow_clone();
+        let optional = |name: String| parameters.get(&name).map(Tensor::shallow_clone);
         let layer = |i: usize| {
-            let get = |part: &str| get(&format!("model.layers.{i}.{part}.weight"));
+            let weight = |part: &str| get(&format!("model.layers.{i}.{part}.weight"));
+            let norm = |part: &str| optional(format!("model.layers.{i}.{part}.weight"));
+            let linear =
+                |part: &str| Linear { weight: weight(part), bias: optional(format!("model.layers.{i}.{part}.bias")) };
             Layer {
-                input_norm: get("input_layernorm"),
-                query: get("self_attn.q_proj"),
-                key: get("self_attn.k_proj"),
-                value: get("self_attn.v_proj"),
-                output: get("self_attn.o_proj"),
-                query_norm: get("self_attn.q_norm"),
-                key_norm: get("self_attn.k_norm"),
-                feed_norm: get("post_attention_layernorm"),
-                gate: get("mlp.gate_proj"),
-                up: get("mlp.up_proj"),
-                down: get("mlp.down_proj"),
+                input_norm: weight("input_layernorm"),
+                query: linear("self_attn.q_proj"),
+                key: linear("self_attn.k_proj"),
+                value: linear("self_attn.v_proj"),
+                output: linear("self_attn.o_proj"),
+                query_norm: norm("self_attn.q_norm"),
+                key_norm: norm("self_attn.k_norm"),
+                feed_norm: weight("post_attention_layernorm"),
+                gate: linear("mlp.gate_proj"),
+                up: linear("mlp.up_proj"),
+                down: linear("mlp.down_proj"),
             }
         };
         Ok(Self {
@@ -94,7 +105,7 @@ impl Transformer {
             layers: (0..config.num_hidden_layers).map(layer).collect(),
             norm: get("model.norm.weight"),
             head: get(if config.tie_word_embeddings { EMBEDDING } else { HEAD }),
-            frequencies: frequencies(&config, device)?,
+            frequencies: rope::frequencies(&config, device)?,
             parameters,
             config,
         })
@@ -199,8 +210,8 @@ impl Transformer {
             let normed = self.rms_norm(&x, &layer.input_norm)?;
             x = x.f_add(&self.attention(i, layer, &normed, rope, attend)?)?;
             let normed = self.rms_norm(&x, &layer.feed_norm)?;
-            let gate = linear(&normed, &layer.gate)?.f_silu()?;
-            x = x.f_add(&linear(&gate.f_mul(&linear(&normed, &layer.up)?)?, &layer.down)?)?;
+            let gate = layer.gate.apply(&normed)?.f_silu()?;
+            x = x.f_add(&layer.down.apply(&gate.f_mul(&layer.up.apply(&normed)?)?)?)?;
         }
         if let Attend::Cached { cache, .. } = attend {
             cache.advance(ids.size2()?.1);
@@ -213,10 +224,14 @@ impl Transformer {
         let (rows, length, _) = x.size3()?;
         let (head_dim, kv_heads) = (self.config.head_dim as i64, self.config.num_key_value_heads as i64);
         let group = self.config.num_attention_heads as i64 / kv_heads;
-        let heads = |weight: &Tensor, n: i64| Ok::<_, Error>(linear(x, weight)?.f_view([rows, length, n, head_dim])?);
-        let query = self.rms_norm(&heads(&layer.query, kv_heads * group)?, &layer.query_norm)?.f_transpose(1, 2)?;
-        let key = self.rms_norm(&heads(&layer.key, kv_heads)?, &layer.key_norm)?.f_transpose(1, 2)?;
-        let value = heads(&layer.value, kv_heads)?.f_transpose(1, 2)?;
+        let heads = |linear: &Linear, n: i64, norm: &Option<Tensor>| {
+            let heads = linear.apply(x)?.f_view([rows, length, n, head_dim])?;
+            let heads = norm.as_ref().map_or(Ok(heads.shallow_clone()), |norm| self.rms_norm(&heads, norm))?;
+            Ok::<_, Error>(heads.f_transpose(1, 2)?)
+        };
+        let query = heads(&layer.query, kv_heads * group, &layer.query_norm)?;
+        let key = heads(&layer.key, kv_heads, &layer.key_norm)?;
+        let value = heads(&layer.value, kv_heads, &None)?;
         let (query, key) = (rope.turn(&query)?, rope.turn(&key)?);
 
         let (key, value, mask) = match attend {
@@ -235,16 +250,12 @@ impl Transformer {
             let (key, value) = (repeat_heads(&key, group)?, repeat_heads(&value, group)?);
             attend_to(&query, &key, &value, mask, causal)?.f_transpose(1, 2)?.f_reshape([rows, length, -1])?
         };
-        linear(&mixed, &layer.output)
+        layer.output.apply(&mixed)
     }
 
     fn rms_norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         Ok(x.f_rms_norm(weight.size(), Some(weight), self.config.rms_norm_eps)?)
     }
-}
-
-fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    Ok(x.f_linear(weight, None::<&Tensor>)?)
 }
 
 /// softmax(q k^T / sqrt(head_dim) + mask) v.
@@ -264,29 +275,4 @@ fn repeat_heads(x: &Tensor, group: i64) -> Result<Tensor> {
         length,
         width,
     ])?)
-}
-
-/// `rope_theta ^ (-2 i / head_dim)`.
-fn frequencies(config: &ModelConfig, device: Device) -> Result<Tensor> {
-    let width = config.head_dim;
-    let values: Vec<f64> = (0..width / 2).map(|i| config.rope_theta.powf(-((2 * i) as f64) / width as f64)).collect();
-    host::doubles(&values, &[width / 2], device)
-}
-
-impl Rope {
-    /// Angles of positions `[T]` or `[B, 1, T]`, in float64: a float32 angle is off by 2e-3 at position 40,000.
-    fn new(positions: &Tensor, frequencies: &Tensor) -> Result<Self> {
-        let angles = positions.f_unsqueeze(-1)?.f_mul(frequencies)?;
-        Ok(Self { cos: angles.f_cos()?.f_to_kind(Kind::Float)?, sin: angles.f_sin()?.f_to_kind(Kind::Float)? })
-    }
-
-    /// Turns each pair (i, i + head_dim / 2) of `[B, heads, T, head_dim]` by its angle (RoFormer, equation 34, in the order of
-    /// halves that published checkpoints use).
-    fn turn(&self, x: &Tensor) -> Result<Tensor> {
-        let half = self.cos.size().last().copied().unwrap_or(0);
-        let (a, b) = (x.f_narrow(-1, 0, half)?, x.f_narrow(-1, half, half)?);
-        let left = a.f_mul(&self.cos)?.f_sub(&b.f_mul(&self.sin)?)?;
-        let right = b.f_mul(&self.cos)?.f_add(&a.f_mul(&self.sin)?)?;
-        Ok(Tensor::f_cat(&[left, right], -1)?)
-    }
 }

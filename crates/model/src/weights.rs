@@ -3,7 +3,7 @@
 //! The bytes are a function of the weights alone: names ascending, no gaps, one fixed header. So equal weights have equal files
 //! and equal digests.
 
-use crate::config::{Family, ModelConfig};
+use crate::config::ModelConfig;
 use crate::tokenizer::hex;
 use crate::transformer::Transformer;
 use crate::{Error, Result, chance, host};
@@ -62,14 +62,14 @@ impl Transformer {
         Self::from_parameters(config, tensors, device)
     }
 
-    /// A network that has learned nothing: normal weights with standard deviation 0.02, norms 1. A pure function of the
+    /// A network that has learned nothing: normal weights with standard deviation 0.02, norms 1, biases 0. A pure function of the
     /// configuration and the seed.
     pub fn new_random(config: ModelConfig, seed: u64, device: Device) -> Result<Self> {
         let mut tensors = BTreeMap::new();
         for (name, shape) in shapes(&config) {
             let n = shape.iter().product::<i64>() as usize;
             let values: Vec<f32> = if shape.len() == 1 {
-                vec![1.0; n]
+                vec![if name.ends_with(".bias") { 0.0 } else { 1.0 }; n]
             } else {
                 let key = chance::row_seed(seed, chance::name_key(&name), 0, 0);
                 chance::normals(key, n).into_iter().map(|z| (0.02 * z) as f32).collect()
@@ -162,22 +162,32 @@ pub(crate) fn shapes(config: &ModelConfig) -> BTreeMap<String, Vec<i64>> {
     if !config.tie_word_embeddings {
         shapes.insert("lm_head.weight".to_owned(), vec![vocab, hidden]);
     }
+    let biases = config.biases();
     for i in 0..config.num_hidden_layers {
-        let Family::Qwen3 = config.family;
-        let parts = [
-            ("input_layernorm", vec![hidden]),
-            ("self_attn.q_proj", vec![queries, hidden]),
-            ("self_attn.k_proj", vec![keys, hidden]),
-            ("self_attn.v_proj", vec![keys, hidden]),
-            ("self_attn.o_proj", vec![hidden, queries]),
-            ("self_attn.q_norm", vec![head_dim]),
-            ("self_attn.k_norm", vec![head_dim]),
-            ("post_attention_layernorm", vec![hidden]),
-            ("mlp.gate_proj", vec![inner, hidden]),
-            ("mlp.up_proj", vec![inner, hidden]),
-            ("mlp.down_proj", vec![hidden, inner]),
+        let mut add = |part: &str, kind: &str, shape: Vec<i64>| {
+            shapes.insert(format!("model.layers.{i}.{part}.{kind}"), shape);
+        };
+        let linear = [
+            ("self_attn.q_proj", queries, hidden, biases.query_key_value),
+            ("self_attn.k_proj", keys, hidden, biases.query_key_value),
+            ("self_attn.v_proj", keys, hidden, biases.query_key_value),
+            ("self_attn.o_proj", hidden, queries, biases.output),
+            ("mlp.gate_proj", inner, hidden, biases.feed_forward),
+            ("mlp.up_proj", inner, hidden, biases.feed_forward),
+            ("mlp.down_proj", hidden, inner, biases.feed_forward),
         ];
-        shapes.extend(parts.map(|(part, shape)| (format!("model.layers.{i}.{part}.weight"), shape)));
+        for (part, rows, columns, has_bias) in linear {
+            add(part, "weight", vec![rows, columns]);
+            if has_bias {
+                add(part, "bias", vec![rows]);
+            }
+        }
+        add("input_layernorm", "weight", vec![hidden]);
+        add("post_attention_layernorm", "weight", vec![hidden]);
+        if config.has_query_key_norm() {
+            add("self_attn.q_norm", "weight", vec![head_dim]);
+            add("self_attn.k_norm", "weight", vec![head_dim]);
+        }
     }
     shapes
 }

@@ -1,5 +1,5 @@
-use crate::fixtures::{config, ids, model, values};
-use model::{Device, ModelConfig, Precision, Transformer};
+use crate::fixtures::{config, configs, ids, model, values};
+use model::{Device, Family, ModelConfig, Precision, RopeScaling, Transformer};
 use serde_json::{Value, json};
 
 /// The `config.json` of a small Qwen3, with some keys changed; null takes one away.
@@ -17,8 +17,7 @@ fn read(changes: Value) -> Result<ModelConfig, String> {
 
 #[test]
 fn a_config_goes_there_and_back() {
-    for tied in [true, false] {
-        let mut config = config(tied);
+    for mut config in configs() {
         let read = ModelConfig::from_json(&config.to_json("float32"), "config.json").unwrap();
         config.real_vocab = config.vocab_size;
         assert_eq!(read, config);
@@ -38,14 +37,80 @@ fn a_config_may_be_written_in_several_ways() {
     assert_eq!(read(json!({ "dtype": null, "torch_dtype": "bfloat16" })).unwrap().hidden_size, 24);
 }
 
+/// What `transformers` 5.19 takes an absent or null key to mean, family by family.
+#[test]
+fn an_absent_key_means_what_its_family_says() {
+    let absent = |family: &str, changes: Value| {
+        let mut value: Value = serde_json::from_str(&config(true).to_json("float32")).unwrap();
+        value["model_type"] = family.into();
+        value["num_attention_heads"] = 64.into();
+        value["hidden_size"] = 768.into();
+        for key in ["num_key_value_heads", "head_dim", "rms_norm_eps", "rope_theta", "tie_word_embeddings"] {
+            value.as_object_mut().unwrap().remove(key);
+        }
+        for (key, change) in changes.as_object().unwrap() {
+            value[key] = change.clone();
+        }
+        ModelConfig::from_json(&value.to_string(), "config.json").unwrap()
+    };
+    for (family, key_heads, head_dim) in [("llama", 64, 12), ("qwen2", 32, 12), ("qwen3", 32, 128)] {
+        let read = absent(family, json!({}));
+        assert_eq!((read.num_key_value_heads, read.head_dim), (key_heads, head_dim), "{family}");
+        assert_eq!((read.rms_norm_eps, read.rope_theta, read.rope_scaling), (1e-6, 10_000.0, None));
+        assert!(!read.tie_word_embeddings);
+        let read = absent(family, json!({ "num_key_value_heads": null, "head_dim": null }));
+        assert_eq!((read.num_key_value_heads, read.head_dim), (64, head_dim), "{family}");
+        // Qwen2 has no such key: its queries, keys and values have a bias whatever the file says.
+        let read = absent(family, json!({ "attention_bias": true, "mlp_bias": true }));
+        let expected = (family != "qwen2", family == "llama");
+        assert_eq!((read.attention_bias, read.mlp_bias), expected, "{family}");
+    }
+}
+
+#[test]
+fn rope_scaling_may_be_written_in_several_ways() {
+    let numbers = json!({
+        "factor": 32.0, "low_freq_factor": 1, "high_freq_factor": 4.0, "original_max_position_embeddings": 64
+    });
+    let with = |changes: Value| {
+        let mut value = numbers.clone();
+        value.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        value
+    };
+    let llama3 = |original| RopeScaling::Llama3 {
+        factor: 32.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_position_embeddings: original,
+    };
+    let found = |changes: Value| {
+        let read = read(changes).unwrap();
+        (read.rope_theta, read.rope_scaling)
+    };
+    let kind = with(json!({ "rope_type": "llama3" }));
+    assert_eq!(found(json!({ "rope_scaling": kind })), (1e4, Some(llama3(64))));
+    assert_eq!(found(json!({ "rope_scaling": with(json!({ "type": "llama3" })) })), (1e4, Some(llama3(64))));
+    assert_eq!(found(json!({ "rope_scaling": kind, "rope_theta": 5e5 })), (5e5, Some(llama3(64))));
+    let inside = with(json!({ "rope_type": "llama3", "rope_theta": 5e5 }));
+    assert_eq!(found(json!({ "rope_parameters": inside, "rope_theta": null })), (5e5, Some(llama3(64))));
+    // The older name wins, and without a number of its own the original context is the whole one.
+    let shorter = with(json!({ "type": "llama3", "original_max_position_embeddings": null }));
+    let both = json!({ "rope_scaling": shorter, "rope_parameters": { "rope_theta": 7.0, "rope_type": "default" } });
+    assert_eq!(found(both), (1e4, Some(llama3(96))));
+    assert_eq!(found(json!({ "rope_scaling": {}, "rope_parameters": inside })), (5e5, Some(llama3(64))));
+    let linear = json!({ "rope_scaling": { "type": "linear", "factor": 2 } });
+    assert_eq!(found(linear), (1e4, Some(RopeScaling::Linear { factor: 2.0 })));
+    assert_eq!(found(json!({ "rope_scaling": { "rope_type": "default" } })), (1e4, None));
+}
+
 #[test]
 fn what_a_config_gets_wrong_is_named() {
     let refused = |changes: Value, words: &[&str]| {
         let error = read(changes).unwrap_err();
         assert!(words.iter().chain(&["config.json"]).all(|word| error.contains(word)), "{error}");
     };
-    refused(json!({ "model_type": "mamba" }), &["`mamba`", "qwen3"]);
-    refused(json!({ "model_type": null }), &["`model_type`", "missing"]);
+    refused(json!({ "model_type": "mamba" }), &["`mamba`", "known: llama, qwen2, qwen3"]);
+    refused(json!({ "model_type": null }), &["`model_type`", "missing", "llama, qwen2, qwen3"]);
     refused(json!({ "hidden_size": null }), &["`hidden_size`", "missing"]);
     refused(json!({ "vocab_size": "many" }), &["`vocab_size`", "\"many\"", "whole number"]);
     refused(json!({ "num_hidden_layers": 0 }), &["`num_hidden_layers`", "is 0"]);
@@ -53,9 +118,23 @@ fn what_a_config_gets_wrong_is_named() {
     refused(json!({ "head_dim": 7 }), &["`head_dim`", "even"]);
     refused(json!({ "rms_norm_eps": -1 }), &["`rms_norm_eps`", "above 0"]);
     refused(json!({ "hidden_act": "gelu" }), &["`hidden_act`", "gelu", "silu"]);
-    refused(json!({ "attention_bias": true }), &["`attention_bias`"]);
+    refused(json!({ "attention_bias": "yes" }), &["`attention_bias`", "true or false"]);
+    refused(json!({ "model_type": "llama", "head_dim": null, "hidden_size": 26 }), &["`head_dim`", "missing"]);
     refused(json!({ "use_sliding_window": true }), &["`use_sliding_window`"]);
-    refused(json!({ "rope_scaling": { "type": "yarn" } }), &["`rope_scaling`"]);
+    refused(json!({ "rope_scaling": { "type": "yarn" } }), &["`rope_scaling.type`", "\"yarn\"", "\"llama3\""]);
+    refused(json!({ "rope_scaling": { "rope_type": 3 } }), &["`rope_scaling.rope_type`", "is 3"]);
+    refused(json!({ "rope_scaling": "linear" }), &["`rope_scaling`", "an object or null"]);
+    refused(json!({ "rope_scaling": { "type": "linear" } }), &["`rope_scaling.factor`", "missing"]);
+    refused(json!({ "rope_scaling": { "type": "linear", "factor": 0 } }), &["`rope_scaling.factor`", "above 0"]);
+    let equal = json!({ "rope_type": "llama3", "factor": 2, "low_freq_factor": 4, "high_freq_factor": 4 });
+    refused(json!({ "rope_parameters": equal }), &["`rope_parameters.high_freq_factor`", "above low_freq_factor (4)"]);
+    let nested = json!({ "full_attention": { "rope_type": "default" } });
+    refused(json!({ "rope_parameters": nested }), &["`rope_parameters`", "for all layers"]);
+    refused(json!({ "partial_rotary_factor": 0.5 }), &["`partial_rotary_factor`", "0.5"]);
+    refused(
+        json!({ "rope_parameters": { "partial_rotary_factor": 0.5 } }),
+        &["`rope_parameters.partial_rotary_factor`"],
+    );
     refused(json!({ "rope_parameters": { "rope_type": "yarn" } }), &["`rope_parameters.rope_type`", "yarn"]);
     refused(json!({ "layer_types": ["sliding_attention"] }), &["`layer_types`"]);
     refused(json!({ "quantization_config": {} }), &["`quantization_config`"]);
@@ -68,11 +147,12 @@ fn what_a_config_gets_wrong_is_named() {
 
 #[test]
 fn weights_go_there_and_back_byte_for_byte() {
-    for tied in [true, false] {
-        let one = model(config(tied), 31);
+    for config in configs() {
+        let tied = config.tie_word_embeddings;
+        let one = model(config.clone(), 31);
         let bytes = one.to_safetensors().unwrap();
         assert_eq!(bytes.len() % 8, 0);
-        let two = Transformer::from_safetensors(config(tied), &bytes, Device::Cpu).unwrap();
+        let two = Transformer::from_safetensors(config, &bytes, Device::Cpu).unwrap();
         assert_eq!(two.to_safetensors().unwrap(), bytes);
         assert_eq!(two.weights_digest().unwrap(), one.weights_digest().unwrap());
         assert_eq!(one.weights_digest().unwrap().len(), 64);
@@ -88,10 +168,12 @@ fn a_seed_makes_the_weights() {
     let new = |seed| Transformer::new_random(config(true), seed, Device::Cpu).unwrap();
     assert_eq!(new(1).weights_digest().unwrap(), new(1).weights_digest().unwrap());
     assert_ne!(new(1).weights_digest().unwrap(), new(2).weights_digest().unwrap());
-    for (name, parameter) in new(1).parameters() {
+    let biased = ModelConfig { family: Family::Llama, attention_bias: true, mlp_bias: true, ..config(false) };
+    let biased = Transformer::new_random(biased, 1, Device::Cpu).unwrap().parameters();
+    for (name, parameter) in new(1).parameters().into_iter().chain(biased) {
         let values = values(&parameter);
-        if name.contains("norm") {
-            assert!(values.iter().all(|&x| x == 1.0));
+        if name.contains("norm") || name.ends_with(".bias") {
+            assert!(values.iter().all(|&x| x == if name.contains("norm") { 1.0 } else { 0.0 }), "{name}");
         } else {
             let variance = values.iter().map(|x| x * x).sum::<f32>() / values.len() as f32;
             assert!((0.016..0.024).contains(&variance.sqrt()), "{name}: {}", variance.sqrt());

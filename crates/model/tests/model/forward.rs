@@ -1,37 +1,24 @@
-use crate::fixtures::{assert_close, config, ids, model, values};
+use crate::fixtures::{assert_close, config, configs, ids, model, values};
 use crate::reference::Reference;
 use tch::{Kind, Tensor};
 
-/// Hidden states and logits are the reference's, for every row of a right-padded batch, tied and untied.
+/// Hidden states and logits are the reference's, for every row of a right-padded batch, in every family, tied and untied, and
+/// for one key head for all queries, for some and for each.
 #[test]
 fn agrees_with_the_float64_reference() {
-    for tied in [true, false] {
-        let model = model(config(tied), 5);
+    for config in configs() {
+        let model = model(config, 5);
         let reference = Reference::of(&model);
-        let rows = [ids(1, 9, model.config()), ids(2, 4, model.config()), ids(3, 1, model.config())];
+        let rows = [ids(1, 21, model.config()), ids(2, 4, model.config()), ids(3, 1, model.config())];
         let _guard = tch::no_grad_guard();
         let hidden = model.hidden(&model.right_padded(&rows).unwrap()).unwrap();
-        assert_eq!(hidden.size(), [3, 9, 24]);
+        assert_eq!(hidden.size(), [3, 21, 24]);
         for (b, row) in rows.iter().enumerate() {
             let found = hidden.get(b as i64).narrow(0, 0, row.len() as i64);
             assert_close(&values(&found), &reference.hidden(row).concat(), 1e-4);
             let logprobs = model.logits(&found).unwrap().log_softmax(-1, Kind::Float);
             assert_close(&values(&logprobs), &reference.logprobs(row, 1.0).concat(), 1e-4);
         }
-    }
-}
-
-/// One key head for all queries, and one for each.
-#[test]
-fn agrees_for_every_way_of_sharing_keys() {
-    for key_heads in [1, 4] {
-        let mut config = config(true);
-        config.num_key_value_heads = key_heads;
-        let model = model(config, 6);
-        let row = ids(4, 7, model.config());
-        let _guard = tch::no_grad_guard();
-        let hidden = model.hidden(&model.right_padded(&[&row]).unwrap()).unwrap();
-        assert_close(&values(&hidden), &Reference::of(&model).hidden(&row).concat(), 1e-4);
     }
 }
 

@@ -1,8 +1,9 @@
-//! Qwen3 written a second time, one token and one head at a time, in float64.
+//! The network written a second time, one token and one head at a time, in float64.
 
 use crate::fixtures::values;
-use model::{ModelConfig, Transformer};
+use model::{ModelConfig, RopeScaling, Transformer};
 use std::collections::HashMap;
+use std::f64::consts::TAU;
 
 pub struct Reference {
     config: ModelConfig,
@@ -39,17 +40,27 @@ impl Reference {
             ids.iter().map(|&id| embedding[id as usize * c.hidden_size..][..c.hidden_size].to_vec()).collect();
         for layer in 0..c.num_hidden_layers {
             let weight = |part: &str| &self.weights[&format!("model.layers.{layer}.{part}.weight")];
+            let linear = |part: &str, x: &[f64]| {
+                let mut y = product(weight(part), x);
+                if let Some(bias) = self.weights.get(&format!("model.layers.{layer}.{part}.bias")) {
+                    y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+                }
+                y
+            };
             let (mut queries, mut keys, mut values) = (Vec::new(), Vec::new(), Vec::new());
             for (position, x) in stream.iter().enumerate() {
                 let x = self.norm(x, weight("input_layernorm"));
-                let turned = |matrix: &[f64], norm: &[f64]| -> Vec<Vec<f64>> {
-                    let all = product(matrix, &x);
-                    all.chunks(c.head_dim).map(|head| self.turn(&self.norm(head, norm), position)).collect()
+                let heads = |part: &str| -> Vec<Vec<f64>> {
+                    linear(part, &x).chunks(c.head_dim).map(<[f64]>::to_vec).collect()
                 };
-                queries.push(turned(weight("self_attn.q_proj"), weight("self_attn.q_norm")));
-                keys.push(turned(weight("self_attn.k_proj"), weight("self_attn.k_norm")));
-                let all = product(weight("self_attn.v_proj"), &x);
-                values.push(all.chunks(c.head_dim).map(<[f64]>::to_vec).collect::<Vec<_>>());
+                let turned = |part: &str, norm: &str| -> Vec<Vec<f64>> {
+                    let norm = self.weights.get(&format!("model.layers.{layer}.{norm}.weight"));
+                    let normed = |head: Vec<f64>| norm.map_or(head.clone(), |norm| self.norm(&head, norm));
+                    heads(part).into_iter().map(|head| self.turn(&normed(head), position)).collect()
+                };
+                queries.push(turned("self_attn.q_proj", "self_attn.q_norm"));
+                keys.push(turned("self_attn.k_proj", "self_attn.k_norm"));
+                values.push(heads("self_attn.v_proj"));
             }
             for position in 0..ids.len() {
                 let mut mixed = Vec::new();
@@ -63,12 +74,12 @@ impl Reference {
                         |i: usize| (0..=position).map(|at| weights[at] / total * values[at][shared][i]).sum::<f64>();
                     mixed.extend((0..c.head_dim).map(mix));
                 }
-                let added = product(weight("self_attn.o_proj"), &mixed);
+                let added = linear("self_attn.o_proj", &mixed);
                 stream[position].iter_mut().zip(added).for_each(|(x, y)| *x += y);
                 let x = self.norm(&stream[position], weight("post_attention_layernorm"));
-                let (gate, up) = (product(weight("mlp.gate_proj"), &x), product(weight("mlp.up_proj"), &x));
+                let (gate, up) = (linear("mlp.gate_proj", &x), linear("mlp.up_proj", &x));
                 let inner: Vec<f64> = gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
-                let added = product(weight("mlp.down_proj"), &inner);
+                let added = linear("mlp.down_proj", &inner);
                 stream[position].iter_mut().zip(added).for_each(|(x, y)| *x += y);
             }
         }
@@ -85,11 +96,36 @@ impl Reference {
         let half = x.len() / 2;
         let mut turned = x.to_vec();
         for i in 0..half {
-            let angle = position as f64 / self.config.rope_theta.powf(i as f64 / half as f64);
+            let wavelength = self.stretched(TAU * self.config.rope_theta.powf(i as f64 / half as f64));
+            let angle = TAU * position as f64 / wavelength;
             turned[i] = x[i] * angle.cos() - x[half + i] * angle.sin();
             turned[half + i] = x[half + i] * angle.cos() + x[i] * angle.sin();
         }
         turned
+    }
+
+    /// The wavelength of a pair after scaling, case by case.
+    fn stretched(&self, wavelength: f64) -> f64 {
+        match self.config.rope_scaling {
+            None => wavelength,
+            Some(RopeScaling::Linear { factor }) => wavelength * factor,
+            Some(RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            }) => {
+                let original = original_max_position_embeddings as f64;
+                if wavelength < original / high_freq_factor {
+                    wavelength
+                } else if wavelength > original / low_freq_factor {
+                    wavelength * factor
+                } else {
+                    let fast = (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                    1.0 / ((1.0 - fast) / (factor * wavelength) + fast / wavelength)
+                }
+            }
+        }
     }
 }
 

@@ -99,6 +99,9 @@ fn a_store_that_belongs_to_another_pipeline() {
         assert_eq!(output.status.code(), Some(2), "{set}: {said}");
         assert!(said.contains("belongs to another run") && said.contains(says), "{set}: {said}");
     }
+    std::fs::write(small.path("student/chat_template.jinja"), "{{ messages[0].content }}").unwrap();
+    let said = text(&small.run(&["learn.steps=1"]).stderr);
+    assert!(said.contains("student's other files") && said.contains("chat_template.jinja sha256:"), "{said}");
     assert_eq!(small.sql("select count(*) from commits"), commits, "nothing was written");
 }
 

@@ -16,18 +16,29 @@ use store::{Follower, Store};
 /// If the store holds another run: the first thing that differs, with both values; or one that ended before `learn.steps`.
 pub async fn create(store: &Store, pipeline: &Pipeline, inputs: &Inputs) -> Result<Follower> {
     let weights = Bytes::from(inputs.student.to_safetensors()?);
-    let (config, tokenizer) =
-        (Bytes::from(inputs.student_config.clone()), Bytes::from(inputs.student_tokenizer.clone()));
     let first = PolicyVersion(0);
-    let [student_config, student_tokenizer, weights] = match store.follow().await {
-        // Only compared: nothing is stored again.
-        Ok(_) => [describe(&config), describe(&tokenizer), describe(&weights)],
-        Err(store::StoreError::NoRun { .. }) => [
-            store.put_file("config.json", config).await?,
-            store.put_file("tokenizer.json", tokenizer).await?,
-            store.put_policy(first, weights).await?,
-        ],
+    let begun = match store.follow().await {
+        Ok(follower) => Some(follower.snapshot().run.clone()),
+        Err(store::StoreError::NoRun { .. }) => None,
         Err(error) => return Err(error.into()),
+    };
+    // Of a run that is there, the files are only compared: nothing is stored again.
+    let put = async |name: &str, text: &str| match &begun {
+        Some(_) => Ok(describe(text.as_bytes())),
+        None => store.put_file(name, text.to_string()).await,
+    };
+    let student_config = put("config.json", &inputs.student_config).await?;
+    let student_tokenizer = put("tokenizer.json", &inputs.student_tokenizer).await?;
+    let mut student_files = BTreeMap::new();
+    // A run begun without any, or before they were stored, goes on without.
+    if begun.as_ref().is_none_or(|run| !run.student_files.is_empty()) {
+        for (name, text) in &inputs.student_files {
+            student_files.insert(name.clone(), put(name, text).await?);
+        }
+    }
+    let weights = match &begun {
+        Some(_) => describe(&weights),
+        None => store.put_policy(first, weights).await?,
     };
     let run = Run {
         run_id: store::unique_id(),
@@ -40,6 +51,7 @@ pub async fn create(store: &Store, pipeline: &Pipeline, inputs: &Inputs) -> Resu
         score_sets: BTreeMap::from([(pipeline.score.set.clone(), pipeline.score_set())]),
         student_config,
         student_tokenizer,
+        student_files,
         policy: Policy { version: first, weights },
     };
     let follower = store.create(run, work()).await?;

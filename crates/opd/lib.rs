@@ -15,6 +15,7 @@ pub mod eval;
 pub mod failpoint;
 pub mod identity;
 pub mod learn;
+pub mod model_files;
 pub mod output;
 pub mod plan;
 pub mod policy;

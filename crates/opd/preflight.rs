@@ -5,11 +5,12 @@ use crate::{
     config::Pipeline,
     error::{CommandError, Result},
     identity::model_digest,
+    model_files,
     prompts::Prompts,
 };
 use model::{Device, ModelConfig, Tokenizer, Transformer};
 use record::{Digest, PromptSet};
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 /// What a run is made of, read and checked.
 pub struct Inputs {
@@ -19,6 +20,8 @@ pub struct Inputs {
     pub student_config: String,
     /// Its tokenizer.json.
     pub student_tokenizer: String,
+    /// Its other files, by name.
+    pub student_files: BTreeMap<String, String>,
     /// Digest of the tokenizer's (token, id) map, the same for student and teacher.
     pub tokenizer_digest: Digest,
     /// Digest of the teacher's config and weights.
@@ -53,6 +56,7 @@ pub fn check(pipeline: &Pipeline) -> Result<Inputs> {
         student: Transformer::load(&pipeline.student.model, Device::Cpu)?,
         student_config: with_all_eos(&pipeline.student.model, student.tokenizer.eos_ids())?,
         student_tokenizer: read(&pipeline.student.model.join("tokenizer.json"))?,
+        student_files: model_files::read(&pipeline.student.model)?,
         tokenizer_digest: Digest::try_from(digest)?,
         teacher_digest: model_digest(&pipeline.teacher.model)?,
         prompts: prompts.set,

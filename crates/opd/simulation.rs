@@ -262,6 +262,7 @@ pub(crate) fn identity(unit_rows: u32, seed: u64) -> Run {
         )]),
         student_config: object.clone(),
         student_tokenizer: object.clone(),
+        student_files: BTreeMap::new(),
         policy: Policy { version: PolicyVersion(0), weights: object },
     }
 }

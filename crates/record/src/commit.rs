@@ -169,6 +169,9 @@ pub struct Run {
     pub student_config: ObjectRef,
     /// The student's tokenizer.json.
     pub student_tokenizer: ObjectRef,
+    /// The student's other files that say how it is prompted and when it stops, by file name, as far as it has them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub student_files: BTreeMap<String, ObjectRef>,
     /// Policy version 0.
     pub policy: Policy,
 }

@@ -4,7 +4,7 @@ use crate::{
     config::Pipeline,
     context::Context,
     error::{CommandError, Result},
-    identity, learn, preflight, sft, sql, status,
+    export_policy, identity, learn, preflight, sft, sql, status,
     stop::Stop,
 };
 use clap::{Args, Parser, Subcommand};
@@ -30,6 +30,9 @@ enum Command {
         /// Check everything, print the pipeline as resolved, and do nothing.
         #[arg(long)]
         dry_run: bool,
+        /// Only sample and score, as much as max_staleness and steps allow: the store is then a data set.
+        #[arg(long)]
+        collect: bool,
     },
     /// Sample rollouts with the newest policy; any number of these, on any machines.
     Rollout(JobArgs),
@@ -56,6 +59,18 @@ enum Command {
         /// Set one key, last: steps=100.
         #[arg(long = "set", value_name = "KEY=VALUE")]
         sets: Vec<String>,
+    },
+    /// Write a policy version as a Hugging Face directory.
+    ExportPolicy {
+        /// The store: a directory, file:///..., or s3://bucket/prefix.
+        store: String,
+        /// The optimizer steps that made it, or `latest`.
+        version: String,
+        /// Where to write it: a new or an empty folder.
+        dir: PathBuf,
+        /// `float32`, `bfloat16` or `float16`.
+        #[arg(long, default_value = "float32")]
+        dtype: String,
     },
     /// Show how a run stands.
     Status {
@@ -107,7 +122,7 @@ pub fn run(cli: Cli) -> Result<()> {
     let runtime = runtime.map_err(|error| CommandError::new(format!("cannot start threads: {error}")))?;
     runtime.block_on(async {
         match cli.command {
-            Command::Run { pipeline, dry_run } => crate::run::run(pipeline, dry_run).await,
+            Command::Run { pipeline, dry_run, collect } => crate::run::run(pipeline, dry_run, collect).await,
             Command::Rollout(args) => job(Job::Rollout, args, &[]).await,
             Command::Score { job: args, teachers } => job(Job::Score, args, &teachers).await,
             Command::Learn(args) => job(Job::Learn, args, &[]).await,
@@ -115,6 +130,9 @@ pub fn run(cli: Cli) -> Result<()> {
             Command::Sft { config, out, sets } => {
                 let stop = Stop::listen();
                 crate::error::off_thread(move || sft::run(&config, &sets, &out, &stop)).await
+            }
+            Command::ExportPolicy { store, version, dir, dtype } => {
+                export_policy::run(&store, &version, &dir, &dtype, &Stop::listen()).await
             }
             Command::Status { store } => status::run(&store).await,
             Command::Sql { store, query, at, format } => sql::run(&store, &query, at, format).await,

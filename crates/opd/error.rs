@@ -21,14 +21,15 @@ impl CommandError {
         Self { message: message.into(), hint: None }
     }
 
-    /// The same with where it is: a file and a line, say.
-    pub fn at(self, place: &str) -> Self {
-        Self { message: format!("{place}: {}", self.message), ..self }
-    }
-
     /// The same with a line of advice.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same where it happened.
+    pub fn at(mut self, place: impl fmt::Display) -> Self {
+        self.message = format!("{place}: {}", self.message);
         self
     }
 }

@@ -237,6 +237,21 @@ pub fn retire(
     (policies, moments)
 }
 
+/// Whether giving these up is worth a commit: they are many or large.
+pub fn is_worth_retiring(now: &Snapshot, policies: &[PolicyVersion], moments: &[PolicyVersion]) -> bool {
+    const MANY: usize = 8;
+    const LARGE: u64 = 64 << 20;
+    let weights = policies.iter().filter_map(|version| now.policies.get(version)).map(|policy| policy.weights.bytes);
+    let moments_bytes = moments.iter().filter_map(|version| now.moments.get(version)).map(|object| object.bytes);
+    policies.len() >= MANY || moments.len() >= MANY || weights.chain(moments_bytes).sum::<u64>() >= LARGE
+}
+
+/// Whether all that the pace allows is sampled and scored, so that nothing more comes without a learner.
+pub fn is_collected(now: &Snapshot, score_set: &str, pace: Pace) -> bool {
+    let scored = now.pending().all(|(_, batch)| batch.scores.contains_key(score_set));
+    scored && now.unit_claims.is_empty() && claimable_unit(now, None, pace, &|_| false).is_none()
+}
+
 #[cfg(test)]
 #[path = "plan_tests.rs"]
 mod tests;

@@ -311,3 +311,54 @@ fn what_is_retired_is_needed_by_nobody() {
     assert_eq!(log.0.policies.keys().copied().collect::<Vec<_>>(), versions(&[0, 4, 6, 7, 8]));
     assert_eq!(log.0.moments.keys().copied().collect::<Vec<_>>(), versions(&[6]));
 }
+
+#[test]
+fn little_is_retired_many_at_a_time_and_much_at_once() {
+    let mut log = Log::new();
+    for step in 1..=10 {
+        log.fill();
+        log.step(true, step % 5 == 0);
+    }
+    let is_worth = |log: &Log, policies: &[u64], moments: &[u64]| {
+        is_worth_retiring(&log.0, &versions(policies), &versions(moments))
+    };
+    assert!(!is_worth(&log, &[], &[]));
+    assert!(!is_worth(&log, &[1, 2, 3, 4, 5, 6, 7], &[5]), "a few bytes each");
+    assert!(is_worth(&log, &[1, 2, 3, 4, 5, 6, 7, 8], &[]));
+    for (version, bytes) in [(1, (64 << 20) - 1), (2, 1), (3, 300 << 20)] {
+        log.0.policies.get_mut(&PolicyVersion(version)).unwrap().weights.bytes = bytes;
+    }
+    assert!(!is_worth(&log, &[1], &[]) && is_worth(&log, &[1, 2], &[]) && is_worth(&log, &[3], &[]));
+    log.0.moments.get_mut(&PolicyVersion(5)).unwrap().bytes = 600 << 20;
+    assert!(is_worth(&log, &[], &[5]));
+}
+
+#[test]
+fn a_store_is_collected_when_all_that_the_pace_allows_is_scored() {
+    let mut log = Log::new();
+    let pace = Pace { steps: 3, ..PACE };
+    let is_collected = |log: &Log| is_collected(&log.0, SET, pace);
+    assert!(!is_collected(&log));
+    for unit in 0..6 {
+        assert!(claimable_unit(&log.0, None, pace, NOBODY).is_some());
+        let of = log.claim("rollout-0", NOBODY).unwrap();
+        assert!(!is_collected(&log), "unit {unit} is being sampled");
+        let rollouts = RolloutCommit {
+            batch: format!("u{unit}"),
+            of,
+            policy_version: PolicyVersion(0),
+            teacher_id: "teacher-0".into(),
+            object: object("rollouts"),
+            tokens: 1,
+            claims: Claims::default(),
+        };
+        log.apply("rollout-0", Event::Rollouts(rollouts));
+        assert!(!is_collected(&log), "unit {unit} is not scored");
+        log.score("score-0", format!("u{unit}"), Claims::default());
+    }
+    // Three steps of 8 rows.
+    assert!(is_collected(&log));
+    let of = BatchRows { batch: "u3".into(), rows: RowSet::first(4) };
+    log.apply("learn-0", Event::Drop { dropped: vec![Dropped { of, reason: DropReason::Corrupt, reissue: true }] });
+    assert!(!is_collected(&log), "a damaged batch is to be sampled again");
+}

@@ -1,14 +1,16 @@
 //! What is checked before any work: that the settings make sense together, that models, tokenizers and prompts are there
 //! and fit each other. Nothing is written until all of it holds.
 
+mod prompts;
+
 use crate::{
     config::Pipeline,
     error::{CommandError, Result},
     identity::model_digest,
     model_files,
-    prompts::Prompts,
 };
 use model::{Device, ModelConfig, Tokenizer, Transformer};
+use prompts::check_prompts;
 use record::{Digest, PromptSet};
 use std::{collections::BTreeMap, path::Path};
 
@@ -46,11 +48,7 @@ pub fn check(pipeline: &Pipeline) -> Result<Inputs> {
         let what = format!("the tokenizers of student `{student}` and teacher `{teacher}` differ: {difference}");
         return Err(CommandError::new(what).hint("on-policy distillation needs one token map for both"));
     }
-    let prompts = Prompts::read(&pipeline.prompts.path)?;
-    check_lengths(pipeline, &prompts, &pipeline.prompts.path, &student, &teacher)?;
-    for path in pipeline.eval.iter().flat_map(|eval| eval.sets.values()) {
-        check_lengths(pipeline, &Prompts::read_with_answers(path)?, path, &student, &teacher)?;
-    }
+    let prompts = check_prompts(pipeline, &student, &teacher)?;
     let digest = format!("sha256:{}", student.tokenizer.map_digest());
     Ok(Inputs {
         student: Transformer::load(&pipeline.student.model, Device::Cpu)?,
@@ -59,7 +57,7 @@ pub fn check(pipeline: &Pipeline) -> Result<Inputs> {
         student_files: model_files::read(&pipeline.student.model)?,
         tokenizer_digest: Digest::try_from(digest)?,
         teacher_digest: model_digest(&pipeline.teacher.model)?,
-        prompts: prompts.set,
+        prompts,
     })
 }
 
@@ -195,29 +193,6 @@ fn check_model(key: &str, dir: &Path) -> Result<Checked> {
     }
     let named = |error: model::Error| CommandError::new(format!("{key}: {error}"));
     Ok(Checked { config: ModelConfig::load(dir).map_err(named)?, tokenizer: Tokenizer::load(dir).map_err(named)? })
-}
-
-fn check_lengths(
-    pipeline: &Pipeline,
-    prompts: &Prompts,
-    path: &Path,
-    student: &Checked,
-    teacher: &Checked,
-) -> Result<()> {
-    let context = student.config.max_position_embeddings.min(teacher.config.max_position_embeddings);
-    let new = pipeline.rollout.max_new_tokens;
-    for (i, prompt) in prompts.prompts.iter().enumerate() {
-        let length = student.tokenizer.encode(&prompt.prompt)?.len();
-        if length == 0 || length + new > context {
-            let what = format!(
-                "prompts `{}`: prompt {} has {length} tokens; with rollout.max_new_tokens = {new} the context of {context} is exceeded",
-                path.display(),
-                i + 1
-            );
-            return Err(CommandError::new(what).hint("shorten the prompt or rollout.max_new_tokens"));
-        }
-    }
-    Ok(())
 }
 
 /// A store keeps one file of settings, so that one says what generation_config.json and tokenizer_config.json add.

@@ -65,7 +65,7 @@ fn teachers_that_do_not_fit_are_refused_by_name() {
     std::fs::write(small.path("lost.jsonl"), "{\"prompt\": \"1\"}\n{\"prompt\": \"2\", \"teacher_id\": \"third\"}\n")
         .unwrap();
     let says =
-        ["lost.jsonl", "prompt 2", "teacher_id is `third`", "has `second`, `teacher`", "hint: add [teachers] third"];
+        ["lost.jsonl`, line 2", "`teacher_id` is `third`", "has `second`, `teacher`", "[teachers] third = {"];
     refused("run", &["prompts.path=lost.jsonl"], &[], &says);
     // A teacher with another token map is named, whichever it is.
     let path = small.path("second/tokenizer.json");
@@ -80,7 +80,7 @@ fn teachers_that_do_not_fit_are_refused_by_name() {
     // Prompts that name nobody need [teacher].
     let pipeline = std::fs::read_to_string(small.path("small.toml")).unwrap();
     std::fs::write(small.path("small.toml"), pipeline.replace("teacher.model = \"teacher\"\n", "")).unwrap();
-    refused("run", &[], &[], &["prompt 1: it has no teacher_id", "the pipeline has `second`", "add [teacher]"]);
+    refused("run", &[], &[], &["line 1: there is no `teacher_id`", "the pipeline has `second`", "add [teacher]"]);
     std::fs::write(small.path("small.toml"), &pipeline).unwrap();
     succeeded(&small.run(&["learn.steps=1"]));
     let output = small.command("score", &[]).args(["--teacher", "third"]).output().unwrap();

@@ -25,6 +25,10 @@ pub async fn create(store: &Store, pipeline: &Pipeline, inputs: &Inputs) -> Resu
         Err(store::StoreError::NoRun { .. }) => None,
         Err(error) => return Err(error.into()),
     };
+    if let Some(run) = &begun {
+        check(run, pipeline)?;
+        check_prompts(run, pipeline, &inputs.prompts)?;
+    }
     // Of a run that is there, the files are only compared: nothing is stored again.
     let put = async |name: &str, text: &str| match &begun {
         Some(_) => Ok(describe(text.as_bytes())),
@@ -127,13 +131,16 @@ pub fn check_prompts(run: &Run, pipeline: &Pipeline, found: &PromptSet) -> Resul
     }
     let text = |set: &PromptSet| format!("{} prompts with {}", set.count, set.digest);
     let what = format!(
-        "prompts.path is `{}`, which has {}; the run in `{}` is about {}",
+        "prompts.path is `{}`, which asks {}; the run in `{}` is about {}",
         pipeline.prompts.path.display(),
         text(found),
         pipeline.store.url,
         text(&run.prompts)
     );
-    Err(CommandError::new(what).hint("bring the file here that the run was begun with"))
+    Err(CommandError::new(what).hint(
+        "bring the file here that the run was begun with, and ask as it does: keys, template, chat, system and \
+         chat_template_args of [prompts] decide the prompts' texts",
+    ))
 }
 
 /// Checks that a score job has the teachers that the run is about, of those that it serves.

@@ -1,15 +1,16 @@
 //! What is checked before any work: that the settings make sense together, that models, tokenizers and prompts are there
 //! and fit each other. Nothing is written until all of it holds.
 
+mod prompts;
+
 use crate::{
     config::Pipeline,
     error::{CommandError, Result},
     identity::model_digest,
-    model_files,
-    prompts::Prompts,
-    teachers,
+    model_files, teachers,
 };
 use model::{Device, ModelConfig, Tokenizer, Transformer};
+use prompts::check_prompts;
 use record::{Digest, PromptSet};
 use std::{collections::BTreeMap, path::Path};
 
@@ -51,11 +52,7 @@ pub fn check(pipeline: &Pipeline) -> Result<Inputs> {
         }
         teachers.insert(id, teacher);
     }
-    let prompts = Prompts::read(&pipeline.prompts.path)?;
-    check_prompts(pipeline, &prompts, &pipeline.prompts.path, &student, &teachers)?;
-    for path in pipeline.eval.iter().flat_map(|eval| eval.sets.values()) {
-        check_prompts(pipeline, &Prompts::read_with_answers(path)?, path, &student, &teachers)?;
-    }
+    let prompts = check_prompts(pipeline, &student, &teachers)?;
     let mut teacher_digests = BTreeMap::new();
     for (id, teacher) in pipeline.all_teachers() {
         teacher_digests.insert(id.to_string(), model_digest(&teacher.model)?);
@@ -68,7 +65,7 @@ pub fn check(pipeline: &Pipeline) -> Result<Inputs> {
         student_files: model_files::read(&pipeline.student.model)?,
         tokenizer_digest: Digest::try_from(digest)?,
         teacher_digests,
-        prompts: prompts.set,
+        prompts,
     })
 }
 
@@ -210,31 +207,6 @@ fn check_model(key: &str, dir: &Path) -> Result<Checked> {
     }
     let named = |error: model::Error| CommandError::new(format!("{key}: {error}"));
     Ok(Checked { config: ModelConfig::load(dir).map_err(named)?, tokenizer: Tokenizer::load(dir).map_err(named)? })
-}
-
-/// That each prompt has its teacher, and fits the student's and this teacher's context with a whole response.
-fn check_prompts(
-    pipeline: &Pipeline,
-    prompts: &Prompts,
-    path: &Path,
-    student: &Checked,
-    teachers: &BTreeMap<&str, Checked>,
-) -> Result<()> {
-    let new = pipeline.rollout.max_new_tokens;
-    for (i, prompt) in prompts.prompts.iter().enumerate() {
-        let place = format!("prompts `{}`: prompt {}", path.display(), i + 1);
-        teachers::check_prompt(pipeline, prompt).map_err(|error| error.at(&place))?;
-        let teacher = &teachers[teachers::teacher_of(prompt)];
-        let context = student.config.max_position_embeddings.min(teacher.config.max_position_embeddings);
-        let length = student.tokenizer.encode(&prompt.prompt)?.len();
-        if length == 0 || length + new > context {
-            let what = format!(
-                "{place} has {length} tokens; with rollout.max_new_tokens = {new} the context of {context} is exceeded"
-            );
-            return Err(CommandError::new(what).hint("shorten the prompt or rollout.max_new_tokens"));
-        }
-    }
-    Ok(())
 }
 
 /// A store keeps one file of settings, so that one says what generation_config.json and tokenizer_config.json add.

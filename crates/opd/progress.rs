@@ -1,8 +1,8 @@
 //! Live lines on a terminal; elsewhere a plain line now and then. All on stderr.
 
-use crate::output::say;
+use crate::{output::say, status::outcome};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use record::Job;
+use record::{EvalCommit, Job};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::IsTerminal,
@@ -99,15 +99,9 @@ fn describe(job: Job, now: &Snapshot, steps: u64) -> String {
             now.ended.staleness_max
         ),
         Job::Eval => {
-            let newest = now.newest_eval.iter().map(|(set, eval)| {
-                let percent = |(correct, of): record::Ratio| 100.0 * correct / of;
-                format!(
-                    "{set} {}: {:.1} % greedy, {:.1} % sampled",
-                    eval.policy_version,
-                    percent(eval.accuracy),
-                    percent(eval.sampled_accuracy)
-                )
-            });
+            let describe =
+                |(set, eval): (&String, &EvalCommit)| format!("{set} {}: {}", eval.policy_version, outcome(eval));
+            let newest = now.newest_eval.iter().map(describe);
             let newest: Vec<String> = newest.collect();
             if newest.is_empty() { "nothing evaluated yet".into() } else { newest.join("; ") }
         }

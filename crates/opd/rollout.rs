@@ -21,9 +21,9 @@ use std::sync::Arc;
 /// # Errors
 /// Anything that keeps it from going on; what is committed stays.
 pub async fn run(mut job: Context) -> Result<()> {
-    let prompts = Arc::new(Prompts::read(&job.pipeline.prompts.path)?);
-    identity::check_prompts(&job.now().run, &job.pipeline, &prompts.set)?;
     let policy = PolicyLoader::open(&job.store, job.now(), &job.pipeline.rollout.device).await?;
+    let prompts = Arc::new(Prompts::read("prompts", &job.pipeline.prompts, policy.chat())?);
+    identity::check_prompts(&job.now().run, &job.pipeline, &prompts.set)?;
     let params = Arc::new(sampling_params(&job, policy.eos_ids()));
     let mut student: Option<Student> = None;
     while !job.stop.is_asked() {
@@ -57,7 +57,7 @@ pub async fn run(mut job: Context) -> Result<()> {
                 let (seed, version) = (job.pipeline.seed, newest.version);
                 let (prompts, params, tokenizer) = (prompts.clone(), params.clone(), policy.tokenizer().clone());
                 let (rollouts, network) = off_thread(move || {
-                    let encode = |row: &UnitRow| Ok(tokenizer.encode(&prompts.prompts[row.prompt_id as usize].prompt)?);
+                    let encode = |row: &UnitRow| prompts.prompts[row.prompt_id as usize].ids(&tokenizer);
                     let prompt_ids = rows.iter().map(encode).collect::<Result<Vec<_>>>()?;
                     let rollouts =
                         sample(&newest.network, version, seed, whole.unit, &rows, prompt_ids, &prompts, &params)?;

@@ -55,9 +55,10 @@ pub async fn run(mut job: Context, only: &[String]) -> Result<()> {
                 let params = scoring_params(&job, &rollouts);
                 // A teacher travels to the working thread and back: a network belongs to one thread at a time.
                 let loaded = networks.remove(&batch.teacher_id);
-                let (checked, id_of_teacher) = (job.pipeline.clone(), batch.teacher_id.clone());
+                let (checked, teacher) = (job.pipeline.clone(), batch.teacher_id.clone());
                 let (scored, network) = off_thread(move || {
-                    let network = loaded.map_or_else(|| load(&checked, &id_of_teacher), Ok)?;
+                    let load = || checked.load_teacher(&teacher, model::device(checked.teacher_device(&teacher))?);
+                    let network = loaded.map_or_else(load, Ok)?;
                     Ok((score(&network, rollouts, &params)?, network))
                 })
                 .await?;
@@ -78,14 +79,6 @@ fn served(pipeline: &Pipeline, only: &[String]) -> Result<BTreeSet<String>> {
     }
     let all = || all.keys().map(|id| id.to_string()).collect();
     Ok(if only.is_empty() { all() } else { only.iter().cloned().collect() })
-}
-
-/// A teacher's network, at the first batch that is for it.
-fn load(pipeline: &Pipeline, id: &str) -> Result<Transformer> {
-    let teachers = pipeline.all_teachers();
-    // `plan::score` gives no other, since `served` takes them from here.
-    let teacher = teachers.get(id).ok_or_else(|| CommandError::new(format!("internal error: no teacher `{id}`")))?;
-    Ok(Transformer::load(&teacher.model, model::device(pipeline.teacher_device(id))?)?)
 }
 
 fn scoring_params(job: &Context, rollouts: &RolloutBatch) -> ScoringParams {

@@ -1,9 +1,9 @@
 //! `opd sft`: a cold start by cross-entropy on prompts with given completions.
 
 use crate::{
-    config::{apply_sets, from_table},
+    config::{PromptsSection, apply_sets, from_table},
     error::{CommandError, Result},
-    eval::{Outcome, ask},
+    eval::{Asking, accuracies, ask},
     model_files,
     output::show,
     progress::Line,
@@ -12,6 +12,7 @@ use crate::{
 };
 use learner::{Learner, LearnerSettings, OptimizerConfig};
 use model::{SamplingParams, Tokenizer, Transformer};
+use record::Ratio;
 use serde::{Deserialize, Serialize};
 use std::{
     path::{Path, PathBuf},
@@ -97,7 +98,8 @@ pub fn run(file: &Path, sets: &[String], out: &Path, stop: &Stop) -> Result<()> 
     let tokenizer = Tokenizer::load(&config.model)?;
     let student = first_weights(&config, &tokenizer, device)?;
     let examples = read_examples(&config.data, &tokenizer, student.config().max_position_embeddings)?;
-    let problems = config.eval.as_ref().map(|eval| Prompts::read_with_answers(&eval.path)).transpose()?;
+    let read = |eval: &SftEval| Prompts::read("eval", &PromptsSection::plain(eval.path.clone()), None)?.with_answers();
+    let problems = config.eval.as_ref().map(read).transpose()?;
     std::fs::create_dir_all(out).map_err(|error| CommandError::new(format!("--out `{}`: {error}", out.display())))?;
 
     let settings = LearnerSettings { microbatch_tokens: config.microbatch_tokens, ..LearnerSettings::default() };
@@ -228,26 +230,26 @@ fn read_examples(path: &Path, tokenizer: &Tokenizer, context: usize) -> Result<V
     Ok(examples)
 }
 
+/// Accuracy on the problems, greedy and sampled.
 fn test(
     student: &Transformer,
     tokenizer: &Tokenizer,
     problems: &Prompts,
     eval: &SftEval,
     seed: u64,
-) -> Result<(Outcome, Outcome)> {
-    let greedy = SamplingParams {
-        temperature: 0.0,
+) -> Result<(Ratio, Ratio)> {
+    let params = SamplingParams {
+        temperature: 1.0,
         top_p: 1.0,
         max_new_tokens: eval.max_new_tokens,
         eos: tokenizer.eos_ids().to_vec(),
         draws: 0,
         top_k: None,
     };
-    let sampled = SamplingParams { temperature: 1.0, ..greedy.clone() };
-    let ask = |params| ask(student, tokenizer, problems, params, seed, 128);
-    Ok((ask(&greedy)?, ask(&sampled)?))
+    let asking = Asking { params, samples: 1, answers: true, seed, rows: 128, score_tokens: default_microbatch() };
+    Ok(accuracies(&ask(student, None, tokenizer, problems, &asking)?))
 }
 
-fn percent(outcome: Outcome) -> f64 {
-    100.0 * outcome.correct as f64 / outcome.problems as f64
+fn percent((correct, problems): Ratio) -> f64 {
+    100.0 * correct / problems
 }

@@ -5,6 +5,7 @@ use crate::{
     error::{CommandError, Result},
     prompts::Prompt,
 };
+use model::{Device, Transformer};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -39,6 +40,18 @@ impl Pipeline {
         let own = self.all_teachers().get(id).and_then(|teacher| teacher.device.as_deref());
         own.unwrap_or(&self.score.device)
     }
+
+    /// The network of a teacher, one that the pipeline has.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn load_teacher(&self, id: &str, device: Device) -> Result<Transformer> {
+        let teachers = self.all_teachers();
+        // Prompts of other teachers pass neither preflight nor the comparison with the run's.
+        let teacher =
+            teachers.get(id).ok_or_else(|| CommandError::new(format!("the pipeline has no teacher `{id}`")))?;
+        Ok(Transformer::load(&teacher.model, device)?)
+    }
 }
 
 /// The id of the teacher that is to score what is said to `prompt`.
@@ -64,24 +77,6 @@ pub fn check_ids(pipeline: &Pipeline) -> Result<()> {
             .hint("an id is made of a-z, 0-9, `-` and `_`")),
         None => Ok(()),
     }
-}
-
-/// That the pipeline has the teacher of a prompt.
-///
-/// # Errors
-/// What is missing, with the ids that there are.
-pub fn check_prompt(pipeline: &Pipeline, prompt: &Prompt) -> Result<()> {
-    let teachers = pipeline.all_teachers();
-    if teachers.contains_key(teacher_of(prompt)) {
-        return Ok(());
-    }
-    let known = format!("the pipeline has {}", listed(teachers.keys().copied()));
-    Err(match &prompt.teacher_id {
-        Some(id) => CommandError::new(format!("its teacher_id is `{id}`; {known}"))
-            .hint(format!("add [teachers] {id} = {{ model = \"DIR\" }}, or correct the prompt")),
-        None => CommandError::new(format!("it has no teacher_id; {known}"))
-            .hint("add [teacher], who scores such prompts, or name a teacher with the prompt"),
-    })
 }
 
 /// Ids for people: `` `code`, `math` ``.

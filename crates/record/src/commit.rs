@@ -176,11 +176,11 @@ pub struct Run {
     pub policy: Policy,
 }
 
-/// A prompt set, by content.
+/// A prompt set, as it is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PromptSet {
-    /// SHA-256 of the file.
+    /// SHA-256 over the prompts' texts, data sources and teacher ids, in their order.
     pub digest: Digest,
     /// Number of prompts.
     pub count: u64,
@@ -365,7 +365,7 @@ pub struct EvalCommit {
     pub policy_version: PolicyVersion,
     /// Problems solved greedily, of all.
     pub accuracy: Ratio,
-    /// Problems solved at the rollouts' temperature, of all.
+    /// Answers sampled at the rollouts' temperature that are right, of all.
     pub sampled_accuracy: Ratio,
     /// Metrics as (numerator, denominator).
     pub metrics: BTreeMap<String, Ratio>,

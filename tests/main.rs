@@ -2,6 +2,7 @@
 //!
 //! - [`arith`]: the pipeline in the repository keeps its promises;
 //! - [`bad_input`]: what is wrong is said before any work, and nothing is written;
+//! - [`collect`]: a store as a data set, and policies as Hugging Face directories;
 //! - [`crash`]: jobs killed between object and commit, and at any moment;
 //! - [`full_disk`]: a store that is full, and goes on once there is room;
 //! - [`golden`]: a store of each format version is still read;
@@ -12,6 +13,7 @@
 
 mod arith;
 mod bad_input;
+mod collect;
 mod crash;
 mod full_disk;
 mod golden;

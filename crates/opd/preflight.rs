@@ -206,7 +206,10 @@ fn check_model(key: &str, dir: &Path) -> Result<Checked> {
             .hint("it names a Hugging Face directory with config.json, tokenizer.json and *.safetensors"));
     }
     let named = |error: model::Error| CommandError::new(format!("{key}: {error}"));
-    Ok(Checked { config: ModelConfig::load(dir).map_err(named)?, tokenizer: Tokenizer::load(dir).map_err(named)? })
+    let config = ModelConfig::load(dir).map_err(named)?;
+    // By the headers alone: a damaged file of a large teacher is found before any of it is read.
+    Transformer::check(dir, &config).map_err(named)?;
+    Ok(Checked { config, tokenizer: Tokenizer::load(dir).map_err(named)? })
 }
 
 /// A store keeps one file of settings, so that one says what generation_config.json and tokenizer_config.json add.

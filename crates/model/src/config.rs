@@ -47,6 +47,9 @@ impl Family {
     }
 }
 
+/// Many times what any network has.
+const MOST_LAYERS: usize = 10_000;
+
 /// Which linear layers have a bias.
 pub(crate) struct Biases {
     pub(crate) query_key_value: bool,
@@ -153,6 +156,13 @@ impl ModelConfig {
         };
         if !heads.is_multiple_of(config.num_key_value_heads) {
             return Err(keys.error("num_key_value_heads", &format!("a divisor of num_attention_heads ({heads})")));
+        }
+        // Beyond these a file is damaged or hostile, and sizes made of it would overflow or fill the memory.
+        if config.num_hidden_layers > MOST_LAYERS {
+            return Err(keys.error("num_hidden_layers", &format!("at most {MOST_LAYERS}")));
+        }
+        if heads.saturating_mul(config.head_dim) > i32::MAX as usize {
+            return Err(keys.error("head_dim", &format!("at most {} with {heads} heads", i32::MAX as usize / heads)));
         }
         if !config.head_dim.is_multiple_of(2) {
             return Err(keys.error("head_dim", "an even number (rotary embedding turns pairs)"));

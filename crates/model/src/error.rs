@@ -44,35 +44,57 @@ pub enum Error {
         /// The family it names.
         found: String,
     },
-    /// Bytes that are no safetensors file, or one with a type of number that is not read.
-    #[error("`{source_name}` is not a safetensors file that can be read: {reason}")]
+    /// Files that an index names are not there.
+    #[error("`{first}` is missing: {missing} of the {of} files that `{}` names are not beside it; copy the whole checkpoint", index.display())]
+    MissingShards {
+        /// The index.
+        index: PathBuf,
+        /// The first file that is not there.
+        first: String,
+        /// How many are not.
+        missing: usize,
+        /// How many it names.
+        of: usize,
+    },
+    /// A file that is no whole safetensors file, or one with a type of number that is not read.
+    #[error("`{file}` is not a safetensors file that can be read: {reason}")]
     Safetensors {
         /// The file, or a word for where the bytes came from.
-        source_name: String,
-        /// What is wrong with it.
+        file: String,
+        /// What is wrong with it, and what to do.
         reason: String,
     },
     /// A tensor that the configuration asks for is not there.
     #[error(
-        "tensor `{name}` is missing, expected with shape {expected:?}; do weights and config.json belong together?"
+        "`{file}`: tensor `{name}` is missing, expected with shape {expected:?}; do weights and config.json belong together?"
     )]
     MissingTensor {
+        /// The folder, or a word for where the bytes came from.
+        file: String,
         /// Its name.
         name: String,
         /// The shape the configuration gives it.
         expected: Vec<i64>,
     },
     /// A tensor that no part of the network would use.
-    #[error("tensor `{name}` with shape {found:?} is not part of the network that config.json describes")]
+    #[error(
+        "`{file}`: tensor `{name}` with shape {found:?} is not part of the network that config.json describes; do they belong together?"
+    )]
     UnexpectedTensor {
+        /// The file it is in, or a word for where the bytes came from.
+        file: String,
         /// Its name.
         name: String,
         /// Its shape.
         found: Vec<i64>,
     },
     /// A tensor of another shape than the configuration gives it.
-    #[error("tensor `{name}` has shape {found:?}, config.json asks for {expected:?}")]
+    #[error(
+        "`{file}`: tensor `{name}` has shape {found:?}, config.json asks for {expected:?}; do they belong together?"
+    )]
     TensorShape {
+        /// The file it is in, or a word for where the bytes came from.
+        file: String,
         /// Its name.
         name: String,
         /// The shape the configuration gives it.

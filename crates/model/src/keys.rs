@@ -19,7 +19,7 @@ impl<'a> Keys<'a> {
         };
         match serde_json::from_str(text) {
             Ok(Value::Object(map)) => Ok(Self { file, map }),
-            Ok(other) => Err(error(other.to_string())),
+            Ok(other) => Err(error(shown(&other))),
             Err(reason) => Err(error(format!("not JSON ({reason})"))),
         }
     }
@@ -46,7 +46,7 @@ impl<'a> Keys<'a> {
             file: self.file.into(),
             key: key.into(),
             expected: expected.into(),
-            found: self.get(key).map_or("missing".into(), Value::to_string),
+            found: self.get(key).map_or("missing".into(), shown),
         }
     }
 
@@ -82,5 +82,14 @@ impl<'a> Keys<'a> {
         ids.sort_unstable();
         ids.dedup();
         Ok(ids)
+    }
+}
+
+/// A value as messages show it, cut where it is long.
+pub(crate) fn shown(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(100) {
+        Some((end, _)) => format!("{} ...", &text[..end]),
+        None => text,
     }
 }

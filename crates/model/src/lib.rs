@@ -34,11 +34,13 @@ mod batch;
 mod cache;
 pub mod chance;
 mod chat;
+mod checkpoint;
 mod config;
 mod decoder;
 mod device;
 mod divergence;
 mod error;
+mod header;
 mod host;
 mod keys;
 mod python;
@@ -65,3 +67,6 @@ pub use tokenizer::Tokenizer;
 pub use top_k::TopK;
 pub use transformer::Transformer;
 pub use weights::Precision;
+
+#[cfg(test)]
+mod golden_tests;

@@ -3,7 +3,7 @@
 use crate::cache::Cache;
 use crate::config::ModelConfig;
 use crate::rope::{self, Rope};
-use crate::{Error, Result, host, weights};
+use crate::{Error, Result, host};
 use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
 
@@ -65,19 +65,18 @@ pub(crate) enum Attend<'a> {
 }
 
 impl Transformer {
-    /// Takes tensors by their Hugging Face names, checked to be exactly those that `config` asks for, as its parameters.
+    /// Takes tensors by their Hugging Face names as its parameters: exactly those that [`crate::weights::shapes`] names.
     pub(crate) fn from_parameters(
         config: ModelConfig,
         tensors: BTreeMap<String, Tensor>,
         device: Device,
     ) -> Result<Self> {
-        weights::check_shapes(&config, &tensors)?;
         let mut parameters = BTreeMap::new();
         for (name, tensor) in tensors {
             let tensor = tensor.f_to_kind(Kind::Float)?.f_to_device(device)?.f_contiguous()?.f_detach()?;
             parameters.insert(name, tensor.f_set_requires_grad(true)?);
         }
-        // `check_shapes` has seen every name that the configuration asks for, and no other.
+        // Every name that the configuration asks for is there, and no other.
         let get = |name: &str| parameters[name].shallow_clone();
         let optional = |name: String| parameters.get(&name).map(Tensor::shallow_clone);
         let layer = |i: usize| {

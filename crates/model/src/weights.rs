@@ -3,17 +3,17 @@
 //! The bytes are a function of the weights alone: names ascending, no gaps, one fixed header. So equal weights have equal files
 //! and equal digests.
 
+use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::tokenizer::hex;
 use crate::transformer::Transformer;
 use crate::{Error, Result, chance, host};
-use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind};
 
 /// Type of number that weights are written in. In memory they are always float32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,20 +48,19 @@ impl Transformer {
     /// A tokenizer.json there says where the real vocabulary ends.
     pub fn load(dir: &Path, device: Device) -> Result<Self> {
         let config = ModelConfig::load(dir)?;
-        let mut tensors = BTreeMap::new();
-        for file in weight_files(dir)? {
-            let path = dir.join(file);
-            let bytes = std::fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
-            tensors.extend(parse(&bytes, &path.display().to_string())?);
-        }
-        drop_repeated_head(&config, &mut tensors);
+        let tensors = Checkpoint::in_folder(dir)?.check(&config)?.read()?;
         Self::from_parameters(config, tensors, device)
+    }
+
+    /// Refuses what [`Transformer::load`] would refuse in the weights of a folder, by the headers of its files: every shard is
+    /// there and whole, every tensor is there, of the shape that the configuration asks for and of a type that is read.
+    pub fn check(dir: &Path, config: &ModelConfig) -> Result<()> {
+        Checkpoint::in_folder(dir)?.check(config).map(drop)
     }
 
     /// Builds a network from the bytes of a safetensors file.
     pub fn from_safetensors(config: ModelConfig, bytes: &[u8], device: Device) -> Result<Self> {
-        let mut tensors = parse(bytes, "weights")?;
-        drop_repeated_head(&config, &mut tensors);
+        let tensors = Checkpoint::in_memory(bytes)?.check(&config)?.read()?;
         Self::from_parameters(config, tensors, device)
     }
 
@@ -86,12 +85,10 @@ impl Transformer {
     /// Overwrites all weights in place with those of a safetensors file of the same shapes, another policy version say. Handles
     /// from [`Transformer::parameters`] stay good. On an error nothing is overwritten.
     pub fn set_weights(&mut self, bytes: &[u8]) -> Result<()> {
-        let mut tensors = parse(bytes, "weights")?;
-        drop_repeated_head(self.config(), &mut tensors);
-        check_shapes(self.config(), &tensors)?;
+        let tensors = Checkpoint::in_memory(bytes)?.check(self.config())?.read()?;
         let _guard = tch::no_grad_guard();
         for (name, parameter) in self.parameter_map() {
-            // `check_shapes` has seen every name; the handle shares the parameter's memory.
+            // The check has seen every name; the handle shares the parameter's memory.
             parameter.shallow_clone().f_copy_(&tensors[name])?;
         }
         Ok(())
@@ -208,73 +205,4 @@ pub(crate) fn shapes(config: &ModelConfig) -> BTreeMap<String, Vec<i64>> {
         }
     }
     shapes
-}
-
-/// Refuses a missing tensor, one of another shape, and one that nothing would use.
-pub(crate) fn check_shapes(config: &ModelConfig, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
-    let expected = shapes(config);
-    if let Some((name, tensor)) = tensors.iter().find(|(name, _)| !expected.contains_key(*name)) {
-        return Err(Error::UnexpectedTensor { name: name.clone(), found: tensor.size() });
-    }
-    for (name, expected) in expected {
-        match tensors.get(&name).map(Tensor::size) {
-            None => return Err(Error::MissingTensor { name, expected }),
-            Some(found) if found != expected => return Err(Error::TensorShape { name, expected, found }),
-            Some(_) => {}
-        }
-    }
-    Ok(())
-}
-
-/// Some writers store a tied head a second time.
-fn drop_repeated_head(config: &ModelConfig, tensors: &mut BTreeMap<String, Tensor>) {
-    if config.tie_word_embeddings {
-        tensors.remove("lm_head.weight");
-    }
-}
-
-/// The tensors of a safetensors file, on the CPU, in float32.
-fn parse(bytes: &[u8], source_name: &str) -> Result<BTreeMap<String, Tensor>> {
-    let error = |reason: String| Error::Safetensors { source_name: source_name.into(), reason };
-    let file = SafeTensors::deserialize(bytes).map_err(|reason| error(reason.to_string()))?;
-    let mut tensors = BTreeMap::new();
-    for (name, view) in file.tensors() {
-        let kind = match view.dtype() {
-            Dtype::F32 => Kind::Float,
-            Dtype::BF16 => Kind::BFloat16,
-            Dtype::F16 => Kind::Half,
-            Dtype::F64 => Kind::Double,
-            other => return Err(error(format!("tensor `{name}` is {other:?}, expected F32, BF16, F16 or F64"))),
-        };
-        let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
-        let flat = Tensor::f_from_data_size(view.data(), &[shape.iter().product()], kind)?;
-        tensors.insert(name, flat.f_to_kind(Kind::Float)?.f_view(shape.as_slice())?);
-    }
-    Ok(tensors)
-}
-
-/// The weight files of a folder: one, or those of its index.
-fn weight_files(dir: &Path) -> Result<Vec<String>> {
-    let index = dir.join("model.safetensors.index.json");
-    if dir.join("model.safetensors").exists() || !index.exists() {
-        return Ok(vec!["model.safetensors".into()]);
-    }
-    let text = crate::config::read_text(&index)?;
-    let error = |found: String| Error::Config {
-        file: index.display().to_string(),
-        key: "weight_map".into(),
-        expected: "an object from tensor names to file names".into(),
-        found,
-    };
-    let value: Value = serde_json::from_str(&text).map_err(|reason| error(format!("not JSON ({reason})")))?;
-    let map = value["weight_map"].as_object().ok_or_else(|| error(value["weight_map"].to_string()))?;
-    let mut files = Vec::new();
-    for file in map.values() {
-        // Only names beside the index: a checkpoint has no business with other folders.
-        let name = file.as_str().filter(|name| !name.contains(['/', '\\'])).ok_or_else(|| error(file.to_string()))?;
-        files.push(name.to_owned());
-    }
-    files.sort_unstable();
-    files.dedup();
-    Ok(files)
 }

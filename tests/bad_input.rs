@@ -45,9 +45,13 @@ fn files_that_are_missing_or_do_not_fit() {
     refused(&small, &["student.model=nowhere"], &["student.model", "nowhere", "no such folder"]);
     refused(&small, &["prompts.path=nowhere.jsonl"], &["nowhere.jsonl"]);
     std::fs::write(small.path("long.jsonl"), format!("{{\"prompt\": \"{}\"}}\n", "7 ".repeat(80))).unwrap();
-    refused(&small, &["prompts.path=long.jsonl"], &["long.jsonl", "prompt 1 has", "the context of 48"]);
+    refused(&small, &["prompts.path=long.jsonl"], &["long.jsonl", "line 1: the prompt has", "the context of 48"]);
     std::fs::write(small.path("open.jsonl"), "{\"prompt\": \"2 + 2?\"}\n").unwrap();
-    refused(&small, &["eval.sets={ open = \"open.jsonl\" }"], &["open.jsonl", "prompt 1 has no `answer`"]);
+    refused(
+        &small,
+        &["eval.sets={ open = \"open.jsonl\" }"],
+        &["open.jsonl", "line 1: there is no `answer`", "answers = false"],
+    );
     std::fs::write(small.path("text.jsonl"), "2 + 2?\n").unwrap();
     refused(&small, &["prompts.path=text.jsonl"], &["text.jsonl", "line 1"]);
 }

@@ -8,7 +8,8 @@
 //! - [`prompts`]: what is asked, from chats, templates and Parquet, and how its answers are counted;
 //! - [`run`]: the closed loop, synchronous and not, stopped and gone on with;
 //! - [`s3`]: the same in a bucket, with the same weights;
-//! - [`screen`]: what people see.
+//! - [`screen`]: what people see;
+//! - [`teachers`]: several teachers, each for its own prompts.
 
 mod arith;
 mod bad_input;
@@ -20,3 +21,4 @@ mod run;
 mod s3;
 mod screen;
 mod support;
+mod teachers;

@@ -2,11 +2,17 @@
 
 mod prompts;
 
-use crate::error::{CommandError, Result};
+use crate::{
+    error::{CommandError, Result},
+    teachers::TeacherSection,
+};
 use learner::{EstimatorConfig, LearnerSettings, OptimizerConfig};
 use record::{ScoreSet, Units};
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 use toml::{Table, Value};
 
 pub use prompts::{EvalSection, EvalSet, Keys, PromptsSection};
@@ -24,8 +30,12 @@ pub struct Pipeline {
     pub store: StoreSection,
     /// The network that learns.
     pub student: ModelSection,
-    /// The network that scores.
-    pub teacher: ModelSection,
+    /// The network that scores what no other is named for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<TeacherSection>,
+    /// More networks that score, by the `teacher_id` of their prompts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub teachers: BTreeMap<String, TeacherSection>,
     /// What is asked.
     pub prompts: PromptsSection,
     /// How the student samples.
@@ -61,7 +71,7 @@ pub struct StoreSection {
     pub prefetch: usize,
 }
 
-/// `[student]`, `[teacher]`
+/// `[student]`
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSection {
@@ -259,7 +269,8 @@ impl Pipeline {
     /// Makes paths relative to the pipeline file relative to where the command runs.
     fn resolve_paths(&mut self, folder: &Path) {
         let sets = self.eval.iter_mut().flat_map(|eval| eval.sets.values_mut().map(|set| &mut set.path));
-        for path in [&mut self.student.model, &mut self.teacher.model, &mut self.prompts.path].into_iter().chain(sets) {
+        let teachers = self.teacher.iter_mut().chain(self.teachers.values_mut()).map(|teacher| &mut teacher.model);
+        for path in [&mut self.student.model, &mut self.prompts.path].into_iter().chain(teachers).chain(sets) {
             *path = folder.join(&*path);
         }
     }
@@ -378,7 +389,7 @@ mod tests {
     fn paths_are_relative_to_the_pipeline() {
         let pipeline = load(SMALL, &[]).unwrap();
         assert!(pipeline.student.model.is_absolute() && pipeline.student.model.ends_with("student"));
-        assert_eq!(pipeline.teacher.model, Path::new("/abs/teacher"));
+        assert_eq!(pipeline.all_teachers()["teacher"].model, Path::new("/abs/teacher"));
     }
 
     #[test]

@@ -12,11 +12,14 @@ use crate::{
     plan::{self, Next},
     policy::{PolicyLoader, Student},
     prompts::Prompts,
+    teachers::teacher_of,
 };
-use ask::teacher_of;
 use model::{SamplingParams, Transformer};
 use record::{EvalCommit, Event};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 pub use ask::{Asking, ask};
 pub use tally::{Seen, accuracies, metrics};
@@ -133,12 +136,13 @@ async fn load_teachers(
     problems: &Prompts,
 ) -> Result<Teachers> {
     for problem in &problems.prompts {
-        let id = teacher_of(&problem.teacher_id);
+        let id = teacher_of(problem);
         if !teachers.contains_key(id) {
             let (run, pipeline, device) = (job.now().run.clone(), job.pipeline.clone(), model::device(&eval.device)?);
+            let wanted = id.to_string();
             let teacher = off_thread(move || {
-                identity::check_teacher(&run, &pipeline)?;
-                Ok(Transformer::load(&pipeline.teacher.model, device)?)
+                identity::check_teachers(&run, &pipeline, &BTreeSet::from([wanted.clone()]))?;
+                pipeline.load_teacher(&wanted, device)
             });
             teachers.insert(id.to_string(), teacher.await?);
         }

@@ -7,7 +7,10 @@ use crate::{
 };
 use bytes::Bytes;
 use record::{Digest, Job, ObjectRef, Policy, PolicyVersion, PromptSet, Run, Work};
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 use store::{Follower, Store};
 
 /// Begins the run, or goes on with it if it is there.
@@ -49,7 +52,7 @@ pub async fn create(store: &Store, pipeline: &Pipeline, inputs: &Inputs) -> Resu
         pipeline: pipeline.name.clone(),
         seed: pipeline.seed,
         tokenizer: inputs.tokenizer_digest,
-        teachers: BTreeMap::from([(crate::rollout::TEACHER.to_string(), inputs.teacher_digest)]),
+        teachers: inputs.teacher_digests.clone(),
         prompts: inputs.prompts.clone(),
         units: pipeline.units(),
         score_sets: BTreeMap::from([(pipeline.score.set.clone(), pipeline.score_set())]),
@@ -140,22 +143,26 @@ pub fn check_prompts(run: &Run, pipeline: &Pipeline, found: &PromptSet) -> Resul
     ))
 }
 
-/// Checks that a score job has the teacher that the run is about.
+/// Checks that a score job has the teachers that the run is about, of those that it serves.
 ///
 /// # Errors
 /// If the files at hand are another's.
-pub fn check_teacher(run: &Run, pipeline: &Pipeline) -> Result<()> {
-    let (wanted, found) = (run.teachers.get(crate::rollout::TEACHER), model_digest(&pipeline.teacher.model)?);
-    if wanted == Some(&found) {
-        return Ok(());
+pub fn check_teachers(run: &Run, pipeline: &Pipeline, served: &BTreeSet<String>) -> Result<()> {
+    for (id, teacher) in pipeline.all_teachers().into_iter().filter(|(id, _)| served.contains(*id)) {
+        let (wanted, found) = (run.teachers.get(id), model_digest(&teacher.model)?);
+        if wanted == Some(&found) {
+            continue;
+        }
+        let what = format!(
+            "{}.model is `{}`, whose config and weights have {found}; the run in `{}` has a teacher `{id}` with {}",
+            pipeline.teacher_key(id),
+            teacher.model.display(),
+            pipeline.store.url,
+            wanted.map_or("none".into(), Digest::to_string)
+        );
+        return Err(CommandError::new(what).hint("bring the teacher here that the run was begun with"));
     }
-    let what = format!(
-        "teacher.model is `{}`, whose config and weights have {found}; the run in `{}` has a teacher with {}",
-        pipeline.teacher.model.display(),
-        pipeline.store.url,
-        wanted.map_or("none".into(), Digest::to_string)
-    );
-    Err(CommandError::new(what).hint("bring the teacher here that the run was begun with"))
+    Ok(())
 }
 
 /// SHA-256 over a model's config.json and weights, file by file.

@@ -2,6 +2,7 @@
 //! stops. They go where the model goes: into the store, and into every directory that is written.
 
 use crate::error::{CommandError, Result};
+use model::Precision;
 use std::{collections::BTreeMap, io::ErrorKind, path::Path};
 
 /// Their names; a model may have any of them.
@@ -23,4 +24,20 @@ pub fn read(dir: &Path) -> Result<BTreeMap<String, String>> {
         }
     }
     Ok(files)
+}
+
+/// The type of the weights in a file, as config.json names it.
+///
+/// # Errors
+/// If it is another word; `key` is where it stands.
+pub fn precision(key: &str, dtype: &str) -> Result<Precision> {
+    match dtype {
+        "float32" => Ok(Precision::F32),
+        "bfloat16" => Ok(Precision::Bf16),
+        "float16" => Ok(Precision::F16),
+        _ => {
+            let what = format!("{key} is `{dtype}`");
+            Err(CommandError::new(what).hint("it is `float32`, `bfloat16` or `float16`"))
+        }
+    }
 }

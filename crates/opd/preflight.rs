@@ -7,7 +7,7 @@ use crate::{
     config::Pipeline,
     error::{CommandError, Result},
     identity::model_digest,
-    model_files,
+    model_files, teachers,
 };
 use model::{Device, ModelConfig, Tokenizer, Transformer};
 use prompts::check_prompts;
@@ -24,10 +24,10 @@ pub struct Inputs {
     pub student_tokenizer: String,
     /// Its other files, by name.
     pub student_files: BTreeMap<String, String>,
-    /// Digest of the tokenizer's (token, id) map, the same for student and teacher.
+    /// Digest of the tokenizer's (token, id) map, the same for student and teachers.
     pub tokenizer_digest: Digest,
-    /// Digest of the teacher's config and weights.
-    pub teacher_digest: Digest,
+    /// Digest of each teacher's config and weights, by teacher id.
+    pub teacher_digests: BTreeMap<String, Digest>,
     /// The training prompts.
     pub prompts: PromptSet,
 }
@@ -42,13 +42,21 @@ pub fn check(pipeline: &Pipeline) -> Result<Inputs> {
         model::device(device).map_err(|error| CommandError::new(format!("{key}: {error}")))?;
     }
     let student = check_model("student.model", &pipeline.student.model)?;
-    let teacher = check_model("teacher.model", &pipeline.teacher.model)?;
-    if let Some(difference) = student.tokenizer.first_difference(&teacher.tokenizer) {
-        let (student, teacher) = (pipeline.student.model.display(), pipeline.teacher.model.display());
-        let what = format!("the tokenizers of student `{student}` and teacher `{teacher}` differ: {difference}");
-        return Err(CommandError::new(what).hint("on-policy distillation needs one token map for both"));
+    let mut teachers = BTreeMap::new();
+    for (id, section) in pipeline.all_teachers() {
+        let teacher = check_model(&format!("{}.model", pipeline.teacher_key(id)), &section.model)?;
+        if let Some(difference) = student.tokenizer.first_difference(&teacher.tokenizer) {
+            let (student, teacher) = (pipeline.student.model.display(), section.model.display());
+            let what = format!("the tokenizers of student `{student}` and teacher `{teacher}` differ: {difference}");
+            return Err(CommandError::new(what).hint("on-policy distillation needs one token map for both"));
+        }
+        teachers.insert(id, teacher);
     }
-    let prompts = check_prompts(pipeline, &student, &teacher)?;
+    let prompts = check_prompts(pipeline, &student, &teachers)?;
+    let mut teacher_digests = BTreeMap::new();
+    for (id, teacher) in pipeline.all_teachers() {
+        teacher_digests.insert(id.to_string(), model_digest(&teacher.model)?);
+    }
     let digest = format!("sha256:{}", student.tokenizer.map_digest());
     Ok(Inputs {
         student: Transformer::load(&pipeline.student.model, Device::Cpu)?,
@@ -56,19 +64,24 @@ pub fn check(pipeline: &Pipeline) -> Result<Inputs> {
         student_tokenizer: read(&pipeline.student.model.join("tokenizer.json"))?,
         student_files: model_files::read(&pipeline.student.model)?,
         tokenizer_digest: Digest::try_from(digest)?,
-        teacher_digest: model_digest(&pipeline.teacher.model)?,
+        teacher_digests,
         prompts,
     })
 }
 
-fn devices(pipeline: &Pipeline) -> impl Iterator<Item = (&'static str, &str)> {
-    let eval = pipeline.eval.iter().map(|eval| ("eval.device", eval.device.as_str()));
+fn devices(pipeline: &Pipeline) -> impl Iterator<Item = (String, &str)> {
+    let eval = pipeline.eval.iter().map(|eval| ("eval.device".into(), eval.device.as_str()));
+    let teachers = pipeline
+        .all_teachers()
+        .into_iter()
+        .filter_map(|(id, teacher)| Some((format!("{}.device", pipeline.teacher_key(id)), teacher.device.as_deref()?)));
     [
-        ("rollout.device", pipeline.rollout.device.as_str()),
-        ("score.device", pipeline.score.device.as_str()),
-        ("learn.device", pipeline.learn.device.as_str()),
+        ("rollout.device".into(), pipeline.rollout.device.as_str()),
+        ("score.device".into(), pipeline.score.device.as_str()),
+        ("learn.device".into(), pipeline.learn.device.as_str()),
     ]
     .into_iter()
+    .chain(teachers)
     .chain(eval)
 }
 
@@ -79,6 +92,7 @@ fn devices(pipeline: &Pipeline) -> impl Iterator<Item = (&'static str, &str)> {
 pub fn check_settings(pipeline: &Pipeline) -> Result<()> {
     let Pipeline { rollout, score, learn, .. } = pipeline;
     let fault = |what: String, hint: &str| Err(CommandError::new(what).hint(hint));
+    teachers::check_ids(pipeline)?;
     learn.estimator.validate()?;
     learn.optimizer.validate()?;
     for (key, value) in [

@@ -4,7 +4,7 @@ use crate::{output::say, status::outcome};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use record::{EvalCommit, Job};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::IsTerminal,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -24,17 +24,18 @@ pub struct Lines {
 
 impl Lines {
     /// Lines for the jobs of a run.
-    pub fn new(with_eval: bool) -> Self {
+    pub fn new(jobs: impl Iterator<Item = Job>) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let all = MultiProgress::with_draw_target(target);
-        let jobs = [Job::Rollout, Job::Score, Job::Learn].into_iter().chain(with_eval.then_some(Job::Eval));
+        // In the order in which rows pass through them.
+        let jobs: BTreeSet<Job> = jobs.collect();
         let bar = |job: Job| {
             let bar = all.add(ProgressBar::new_spinner().with_style(style()).with_prefix(job.as_str()));
             bar.set_message("starting");
             (job, bar)
         };
-        let bars = jobs.map(bar).collect();
+        let bars = jobs.into_iter().map(bar).collect();
         Self { all, bars, plain: (!terminal).then(|| Arc::new(Mutex::new(Instant::now()))) }
     }
 

@@ -13,6 +13,7 @@ mod tests;
 use crate::{
     config::PromptsSection,
     error::{CommandError, Result},
+    teachers::{listed, teacher_of},
 };
 use ask::Asker;
 use model::{ChatTemplate, Tokenizer, template::Value};
@@ -110,16 +111,20 @@ impl Prompts {
         }
     }
 
-    /// Checks that each teacher that a prompt names is one of `known`.
+    /// Checks that the teacher of each prompt is one of `known`.
     ///
     /// # Errors
-    /// The first prompt that names another.
+    /// The first prompt whose teacher is another.
     pub fn check_teachers(&self, known: &[&str]) -> Result<()> {
-        let unknown = |prompt: &Prompt| prompt.teacher_id.as_deref().is_some_and(|id| !known.contains(&id));
+        let unknown = |prompt: &Prompt| !known.contains(&teacher_of(prompt));
         let Some(i) = self.prompts.iter().position(unknown) else { return Ok(()) };
-        let id = self.prompts[i].teacher_id.as_deref().unwrap_or_default();
-        let what = format!("{}: `teacher_id` is `{id}`, the pipeline has {}", self.place(i), known.join(", "));
-        Err(CommandError::new(what).hint("name one of them, or add the teacher to the pipeline"))
+        let (place, known) = (self.place(i), listed(known.iter().copied()));
+        Err(match &self.prompts[i].teacher_id {
+            Some(id) => CommandError::new(format!("{place}: `teacher_id` is `{id}`, the pipeline has {known}"))
+                .hint(format!("name one of them, or add the teacher: [teachers] {id} = {{ model = \"DIR\" }}")),
+            None => CommandError::new(format!("{place}: there is no `teacher_id`, the pipeline has {known}"))
+                .hint("name one of them, or add [teacher], which scores such prompts"),
+        })
     }
 
     /// File and line of prompt `i`.

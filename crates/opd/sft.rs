@@ -4,13 +4,14 @@ use crate::{
     config::{PromptsSection, apply_sets, from_table},
     error::{CommandError, Result},
     eval::{Asking, accuracies, ask},
+    model_files,
     output::show,
     progress::Line,
     prompts::{Prompts, shuffle},
     stop::Stop,
 };
 use learner::{Learner, LearnerSettings, OptimizerConfig};
-use model::{Precision, SamplingParams, Tokenizer, Transformer};
+use model::{SamplingParams, Tokenizer, Transformer};
 use record::Ratio;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -41,7 +42,7 @@ pub struct SftConfig {
     pub optimizer: OptimizerConfig,
     /// How it is tested on the way and at the end.
     pub eval: Option<SftEval>,
-    /// `float32` or `bfloat16`, in the written file.
+    /// `float32`, `bfloat16` or `float16`, in the written file.
     #[serde(default = "default_dtype")]
     pub dtype: String,
     /// `cpu`, `cuda` or `cuda:N`.
@@ -91,7 +92,7 @@ struct Example {
 /// A fault in the settings, the model or the data, said before the first step; or a step that is not finite.
 pub fn run(file: &Path, sets: &[String], out: &Path, stop: &Stop) -> Result<()> {
     let config = load(file, sets)?;
-    let precision = precision(&config.dtype)?;
+    let precision = model_files::precision("dtype", &config.dtype)?;
     let device = model::device(&config.device)?;
     model::set_threads(config.threads as usize);
     let tokenizer = Tokenizer::load(&config.model)?;
@@ -192,14 +193,6 @@ fn load(file: &Path, sets: &[String]) -> Result<SftConfig> {
     }
     config.optimizer.validate()?;
     Ok(config)
-}
-
-fn precision(dtype: &str) -> Result<Precision> {
-    match dtype {
-        "float32" => Ok(Precision::F32),
-        "bfloat16" => Ok(Precision::Bf16),
-        other => Err(CommandError::new(format!("dtype is `{other}`")).hint("it is `float32` or `bfloat16`")),
-    }
 }
 
 /// The weights that are there, or, where there are none, random ones.

@@ -104,7 +104,7 @@ pub enum Error {
         /// Why it cannot be had, and what can.
         reason: String,
     },
-    /// A setting of sampling or scoring out of its range.
+    /// A setting out of its range.
     #[error("`{key}` is {found}, expected {expected}")]
     Setting {
         /// The setting.

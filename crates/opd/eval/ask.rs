@@ -1,7 +1,7 @@
 //! Asking a student the problems of a set, and its teachers how far its answers are from theirs.
 
 use super::tally::Seen;
-use crate::{answers::is_correct, error::Result, prompts::Prompts, rollout::TEACHER};
+use crate::{answers::is_correct, error::Result, prompts::Prompts, teachers::teacher_of};
 use model::{SamplingParams, Tokenizer, Transformer, chance};
 use record::{Finish, Sample};
 use std::collections::BTreeMap;
@@ -75,7 +75,7 @@ pub fn ask(
             seen[i].tokens += sample.response_ids.len() as u64;
         }
         for (id, teacher) in teachers.into_iter().flatten() {
-            let is_theirs = |row: &usize| teacher_of(&problems[rows[*row].0].teacher_id) == id;
+            let is_theirs = |row: &usize| teacher_of(&problems[rows[*row].0]) == id;
             let theirs: Vec<usize> = (0..rows.len()).filter(is_theirs).collect();
             if theirs.is_empty() {
                 continue;
@@ -91,9 +91,4 @@ pub fn ask(
         }
     }
     Ok(seen)
-}
-
-/// The teacher of a prompt that names `id`.
-pub(super) fn teacher_of(id: &Option<String>) -> &str {
-    id.as_deref().unwrap_or(TEACHER)
 }

@@ -239,7 +239,7 @@ pub struct Claims {
     pub batches: Vec<BatchId>,
 }
 
-/// Some rows of a unit; all of them unless the unit is issued again.
+/// Some rows of a unit: all of them, those of one teacher, or those that are issued again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnitRows {
@@ -249,7 +249,7 @@ pub struct UnitRows {
     pub rows: RowSet,
 }
 
-/// A sampled unit: row i of the batch is the i-th row of `of`.
+/// A sampled unit, or what of it is for one teacher: row i of the batch is the i-th row of `of`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RolloutCommit {
     /// The new batch.

@@ -74,7 +74,10 @@ fn prompts_that_cannot_be_asked() {
         (&["prompts.path=empty.jsonl"], &["empty.jsonl`, line 2: the prompt is empty"]),
         (&["prompts.path=table.csv"], &["prompts: `", "table.csv` is neither .jsonl nor .parquet"]),
         (&["prompts.path=cut.parquet"], &["cut.parquet`: not a whole Parquet file"]),
-        (&["prompts.path=routed.jsonl"], &["routed.jsonl`, line 2: `teacher_id` is `math`, the pipeline has teacher"]),
+        (
+            &["prompts.path=routed.jsonl"],
+            &["routed.jsonl`, line 2: `teacher_id` is `math`, the pipeline has `teacher`"],
+        ),
         (&["prompts.path=chat.jsonl"], &["chat.jsonl`, line 1", "no chat template", "chat_template.jinja"]),
         (&["prompts.keys={ prompt = \"question\" }"], &["line 1: there is no `question`; there is `prompt`, `answer`"]),
         (

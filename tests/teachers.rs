@@ -64,8 +64,7 @@ fn teachers_that_do_not_fit_are_refused_by_name() {
     refused("run", &["teachers.second.modl=x"], &[], &["did you mean `model`?"]);
     std::fs::write(small.path("lost.jsonl"), "{\"prompt\": \"1\"}\n{\"prompt\": \"2\", \"teacher_id\": \"third\"}\n")
         .unwrap();
-    let says =
-        ["lost.jsonl`, line 2", "`teacher_id` is `third`", "has `second`, `teacher`", "[teachers] third = {"];
+    let says = ["lost.jsonl`, line 2", "`teacher_id` is `third`", "has `second`, `teacher`", "[teachers] third = {"];
     refused("run", &["prompts.path=lost.jsonl"], &[], &says);
     // A teacher with another token map is named, whichever it is.
     let path = small.path("second/tokenizer.json");

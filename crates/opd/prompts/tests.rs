@@ -209,9 +209,11 @@ fn a_chat_needs_a_template() {
 fn answers_and_teachers_are_looked_for() {
     let prompts =
         lines("{\"prompt\": \"a\", \"answer\": \"1\"}\n\n{\"prompt\": \"b\", \"teacher_id\": \"t\"}", "").unwrap();
-    assert!(prompts.check_teachers(&["s", "t"]).is_ok());
-    let error = prompts.check_teachers(&["s", "u"]).unwrap_err().to_string();
-    assert!(error.contains("line 3: `teacher_id` is `t`, the pipeline has s, u"), "{error}");
+    assert!(prompts.check_teachers(&["t", "teacher"]).is_ok());
+    let error = prompts.check_teachers(&["t"]).unwrap_err().to_string();
+    assert!(error.contains("line 1: there is no `teacher_id`, the pipeline has `t`"), "{error}");
+    let error = prompts.check_teachers(&["teacher", "u"]).unwrap_err().to_string();
+    assert!(error.contains("line 3: `teacher_id` is `t`, the pipeline has `teacher`, `u`"), "{error}");
     let error = prompts.with_answers().unwrap_err().to_string();
     assert!(error.contains("line 3: there is no `answer`") && error.contains("answers = false"), "{error}");
 }

@@ -61,7 +61,7 @@ impl ChatTemplate {
             }
             (None, _) => return Err(fault("`chat_template` is neither a text nor a list of templates".into())),
         };
-        let template = Template::lenient(&name, &source)?;
+        let template = Template::of_checkpoint(&name, &source)?;
         let token = |name: &&str| {
             let token = &config[*name];
             let token = token.as_str().or_else(|| token["content"].as_str())?;

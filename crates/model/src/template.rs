@@ -9,8 +9,8 @@ use minijinja::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A compiled template: trimmed blocks, loop controls, Python's string methods, `tojson` as Python writes it,
-/// `raise_exception` and `{% generation %}` blocks. It reads no clock and no file.
+/// A compiled template: Jinja with loop controls, Python's string methods, `tojson` as Python writes it, `raise_exception`
+/// and `{% generation %}` blocks. It reads no clock and no file.
 pub struct Template {
     environment: Environment<'static>,
     /// What messages call it.
@@ -18,25 +18,31 @@ pub struct Template {
 }
 
 impl Template {
-    /// Compiles a template of a person's own: a variable that is not given raises, and a newline at its end is kept.
+    /// Compiles a template of a person's own: a variable that is not given raises, and whitespace stays as it is written.
     ///
     /// # Errors
     /// If it is not Jinja; `name` is what messages call it.
     pub fn strict(name: &str, source: &str) -> Result<Self> {
-        Self::compile(name, source, UndefinedBehavior::SemiStrict, true)
+        let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
+        Self::compile(name, source, UndefinedBehavior::SemiStrict, syntax)
     }
 
-    /// Compiles a template of a checkpoint: what is not given is empty, as in Jinja, and a newline at its end is dropped.
-    pub(crate) fn lenient(name: &str, source: &str) -> Result<Self> {
-        Self::compile(name, source, UndefinedBehavior::Lenient, false)
+    /// Compiles a template of a checkpoint as `transformers` does: what is not given is empty; blocks are trimmed, and so is
+    /// a newline at the end.
+    pub(crate) fn of_checkpoint(name: &str, source: &str) -> Result<Self> {
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        Self::compile(name, source, UndefinedBehavior::Lenient, syntax)
     }
 
-    fn compile(name: &str, source: &str, undefined: UndefinedBehavior, keep_newline: bool) -> Result<Self> {
+    fn compile(
+        name: &str,
+        source: &str,
+        undefined: UndefinedBehavior,
+        syntax: std::result::Result<SyntaxConfig, minijinja::Error>,
+    ) -> Result<Self> {
         let fault = |error: minijinja::Error| describe(name, &error);
-        let mut syntax = SyntaxConfig::builder();
-        syntax.trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(keep_newline);
         let mut environment = Environment::new();
-        environment.set_syntax(syntax.build().map_err(fault)?);
+        environment.set_syntax(syntax.map_err(fault)?);
         environment.set_undefined_behavior(undefined);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_filter("tojson", crate::python::to_json);
@@ -63,10 +69,11 @@ impl Template {
         names.map(|name| Ok((name.to_string(), args.get_item(&name).map_err(fault)?))).collect()
     }
 
-    /// The variables that it may read, functions among them.
+    /// The variables that it may read, without the functions that every template has.
     pub fn variables(&self) -> BTreeSet<String> {
-        let template = self.environment.get_template("");
-        template.map_or(BTreeSet::new(), |template| template.undeclared_variables(false).into_iter().collect())
+        let Ok(template) = self.environment.get_template("") else { return BTreeSet::new() };
+        let functions: BTreeSet<&str> = self.environment.globals().map(|(name, _)| name).collect();
+        template.undeclared_variables(false).into_iter().filter(|name| !functions.contains(name.as_str())).collect()
     }
 }
 

@@ -59,7 +59,8 @@ impl<'a> Asker<'a> {
         let Keys { prompt, answer, data_source, teacher_id } = self.keys;
         let asked = match &self.template {
             Some(template) => template.render(fields.clone()).map(Value::from).map_err(|error| {
-                CommandError::from(error).hint(format!("the fields of this line are `{}`", there()))
+                let read = Vec::from_iter(template.variables()).join("`, `");
+                CommandError::from(error).hint(format!("the template reads `{read}`; there is `{}`", there()))
             })?,
             None => field(prompt, "prompt")?.ok_or_else(|| {
                 missing("prompt")

@@ -45,11 +45,60 @@ fn files_that_are_missing_or_do_not_fit() {
     refused(&small, &["student.model=nowhere"], &["student.model", "nowhere", "no such folder"]);
     refused(&small, &["prompts.path=nowhere.jsonl"], &["nowhere.jsonl"]);
     std::fs::write(small.path("long.jsonl"), format!("{{\"prompt\": \"{}\"}}\n", "7 ".repeat(80))).unwrap();
-    refused(&small, &["prompts.path=long.jsonl"], &["long.jsonl", "prompt 1 has", "the context of 48"]);
+    refused(&small, &["prompts.path=long.jsonl"], &["long.jsonl", "line 1: the prompt has", "the context of 48"]);
     std::fs::write(small.path("open.jsonl"), "{\"prompt\": \"2 + 2?\"}\n").unwrap();
-    refused(&small, &["eval.sets={ open = \"open.jsonl\" }"], &["open.jsonl", "prompt 1 has no `answer`"]);
+    refused(
+        &small,
+        &["eval.sets={ open = \"open.jsonl\" }"],
+        &["open.jsonl", "line 1: there is no `answer`", "answers = false"],
+    );
     std::fs::write(small.path("text.jsonl"), "2 + 2?\n").unwrap();
     refused(&small, &["prompts.path=text.jsonl"], &["text.jsonl", "line 1"]);
+}
+
+#[test]
+fn prompts_that_cannot_be_asked() {
+    let small = Small::new();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(small.path(name), bytes).unwrap();
+    let good = "{\"prompt\": \"Q: 1?\", \"answer\": \"1\"}\n";
+    write("good.jsonl", good.as_bytes());
+    write("bytes.jsonl", b"{\"prompt\": \"\xff\"}\n");
+    write("empty.jsonl", format!("{good}{{\"prompt\": \"\"}}\n").as_bytes());
+    write("routed.jsonl", format!("{good}{{\"prompt\": \"a\", \"teacher_id\": \"math\"}}\n").as_bytes());
+    write("chat.jsonl", b"{\"prompt\": [{\"role\": \"user\", \"content\": \"hi\"}]}\n");
+    write("table.csv", b"prompt,answer\n1,2\n");
+    write("cut.parquet", b"PAR1 and no more");
+    let eval = "eval.sets={ x = { path = \"good.jsonl\", keys = { answer = \"final\" } } }";
+    for (sets, says) in [
+        (&["prompts.path=bytes.jsonl"][..], &["bytes.jsonl`, line 1: not UTF-8"][..]),
+        (&["prompts.path=empty.jsonl"], &["empty.jsonl`, line 2: the prompt is empty"]),
+        (&["prompts.path=table.csv"], &["prompts: `", "table.csv` is neither .jsonl nor .parquet"]),
+        (&["prompts.path=cut.parquet"], &["cut.parquet`: not a whole Parquet file"]),
+        (
+            &["prompts.path=routed.jsonl"],
+            &["routed.jsonl`, line 2: `teacher_id` is `math`, the pipeline has `teacher`"],
+        ),
+        (&["prompts.path=chat.jsonl"], &["chat.jsonl`, line 1", "no chat template", "chat_template.jinja"]),
+        (&["prompts.keys={ prompt = \"question\" }"], &["line 1: there is no `question`; there is `prompt`, `answer`"]),
+        (
+            &["prompts.template={{ question }}"],
+            &["line 1: template `prompts.template`", "the template reads `question`"],
+        ),
+        (&["prompts.template={% if %}"], &["template `prompts.template`: line 1"]),
+        (&["prompts.system=S"], &["line 1: there is a system message", "set chat = true"]),
+        (&[eval], &["good.jsonl`, line 1: there is no `final`; there is `prompt`, `answer`", "keys.answer"]),
+        (&["eval.sets={ x = { path = \"good.jsonl\", samples = 0 } }"], &["eval.sets.x.samples is 0", "1 or more"]),
+        (
+            &["eval.sets={ x = { path = \"good.jsonl\", sample = 2 } }"],
+            &["eval.sets.x.sample", "did you mean `samples`?"],
+        ),
+    ] {
+        refused(&small, sets, says);
+    }
+    std::fs::write(small.path("student/chat_template.jinja"), "{{ raise_exception('only tools') }}").unwrap();
+    refused(&small, &["prompts.path=chat.jsonl"], &["chat.jsonl`, line 1", "student", "it raises: only tools"]);
+    std::fs::write(small.path("student/chat_template.jinja"), "\n{% for %}").unwrap();
+    refused(&small, &[], &["student.model: template", "chat_template.jinja`: line 2"]);
 }
 
 #[test]
@@ -99,6 +148,9 @@ fn a_store_that_belongs_to_another_pipeline() {
         assert_eq!(output.status.code(), Some(2), "{set}: {said}");
         assert!(said.contains("belongs to another run") && said.contains(says), "{set}: {said}");
     }
+    std::fs::write(small.path("student/chat_template.jinja"), "{{ messages[0].content }}").unwrap();
+    let said = text(&small.run(&["learn.steps=1"]).stderr);
+    assert!(said.contains("student's other files") && said.contains("chat_template.jinja sha256:"), "{said}");
     assert_eq!(small.sql("select count(*) from commits"), commits, "nothing was written");
 }
 

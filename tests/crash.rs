@@ -39,6 +39,22 @@ fn killed_between_object_and_commit_a_run_ends_with_the_same_weights() {
 }
 
 #[test]
+fn killed_between_two_batches_of_a_unit_a_run_of_two_teachers_ends_with_the_same_weights() {
+    let whole = Small::new().with_two_teachers();
+    succeeded(&whole.run(&[]));
+    // The first commit of a rollout job is its claim, so this is after the first batch of the first unit, before its second.
+    for point in ["rollout.after_commit:2", "rollout.before_put:2", "rollout.after_put:2"] {
+        let small = Small::new().with_two_teachers();
+        let output = small.command("run", &["run.restarts=20"]).env("OPD_FAILPOINT", point).output().unwrap();
+        succeeded(&output);
+        let said = text(&output.stderr);
+        assert!(said.contains("rollout-0 died (signal 9)"), "{point}: {said}");
+        assert_eq!(small.sql(DIGESTS), whole.sql(DIGESTS), "{point}");
+        every_row_ended_once(&small);
+    }
+}
+
+#[test]
 fn killed_at_any_moment_a_run_ends_with_the_same_weights() {
     let kills = std::env::var("OPD_TEST_KILLS").map_or(8, |kills| kills.parse().unwrap());
     let (whole, small) = (Small::new(), Small::new());

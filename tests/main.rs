@@ -2,19 +2,25 @@
 //!
 //! - [`arith`]: the pipeline in the repository keeps its promises;
 //! - [`bad_input`]: what is wrong is said before any work, and nothing is written;
+//! - [`collect`]: a store as a data set, and policies as Hugging Face directories;
 //! - [`crash`]: jobs killed between object and commit, and at any moment;
 //! - [`full_disk`]: a store that is full, and goes on once there is room;
 //! - [`golden`]: a store of each format version is still read;
+//! - [`prompts`]: what is asked, from chats, templates and Parquet, and how its answers are counted;
 //! - [`run`]: the closed loop, synchronous and not, stopped and gone on with;
 //! - [`s3`]: the same in a bucket, with the same weights;
-//! - [`screen`]: what people see.
+//! - [`screen`]: what people see;
+//! - [`teachers`]: several teachers, each for its own prompts.
 
 mod arith;
 mod bad_input;
+mod collect;
 mod crash;
 mod full_disk;
 mod golden;
+mod prompts;
 mod run;
 mod s3;
 mod screen;
 mod support;
+mod teachers;

@@ -72,6 +72,21 @@ impl Small {
         Transformer::new_random(config, seed, Device::Cpu).unwrap().save(&dir, Precision::F32).unwrap();
     }
 
+    /// Adds a second teacher, `second`, to which every other prompt goes.
+    pub fn with_two_teachers(self) -> Self {
+        self.write_model("second", 5, 16);
+        let prompts = std::fs::read_to_string(self.path("train.jsonl")).unwrap();
+        let route = |(i, line): (usize, &str)| match i % 2 {
+            0 => format!("{line}\n"),
+            _ => line.replace('{', "{\"teacher_id\": \"second\", ") + "\n",
+        };
+        std::fs::write(self.path("train.jsonl"), prompts.lines().enumerate().map(route).collect::<String>()).unwrap();
+        let pipeline = std::fs::read_to_string(self.path("small.toml")).unwrap();
+        std::fs::write(self.path("small.toml"), format!("{pipeline}\n[teachers]\nsecond.model = \"second\"\n"))
+            .unwrap();
+        self
+    }
+
     /// `opd COMMAND small.toml --set store.url=... --set ...`
     pub fn command(&self, command: &str, sets: &[&str]) -> Command {
         let mut program = opd();

@@ -112,6 +112,7 @@ pub async fn start(store: &Store) -> Result<Follower, AnyError> {
         )]),
         student_config: file.clone(),
         student_tokenizer: file,
+        student_files: BTreeMap::new(),
         policy: Policy { version: PolicyVersion(0), weights },
     };
     Ok(store.create(run, work("run")).await?)

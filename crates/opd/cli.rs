@@ -4,7 +4,7 @@ use crate::{
     config::Pipeline,
     context::Context,
     error::{CommandError, Result},
-    identity, learn, preflight, sft, sql, status,
+    export_policy, identity, learn, preflight, sft, sql, status,
     stop::Stop,
 };
 use clap::{Args, Parser, Subcommand};
@@ -30,11 +30,20 @@ enum Command {
         /// Check everything, print the pipeline as resolved, and do nothing.
         #[arg(long)]
         dry_run: bool,
+        /// Only sample and score, as much as max_staleness and steps allow: the store is then a data set.
+        #[arg(long)]
+        collect: bool,
     },
     /// Sample rollouts with the newest policy; any number of these, on any machines.
     Rollout(JobArgs),
-    /// Score rollouts with the teacher; any number of these, on any machines.
-    Score(JobArgs),
+    /// Score rollouts with their teachers; any number of these, on any machines.
+    Score {
+        #[command(flatten)]
+        job: JobArgs,
+        /// Score for this teacher only, so that only this one is loaded; may be given again.
+        #[arg(long = "teacher", value_name = "ID")]
+        teachers: Vec<String>,
+    },
     /// Train on scored rollouts and publish policies; one of these.
     Learn(JobArgs),
     /// Evaluate published policies on held-out prompts.
@@ -50,6 +59,18 @@ enum Command {
         /// Set one key, last: steps=100.
         #[arg(long = "set", value_name = "KEY=VALUE")]
         sets: Vec<String>,
+    },
+    /// Write a policy version as a Hugging Face directory.
+    ExportPolicy {
+        /// The store: a directory, file:///..., or s3://bucket/prefix.
+        store: String,
+        /// The optimizer steps that made it, or `latest`.
+        version: String,
+        /// Where to write it: a new or an empty folder.
+        dir: PathBuf,
+        /// `float32`, `bfloat16` or `float16`.
+        #[arg(long, default_value = "float32")]
+        dtype: String,
     },
     /// Show how a run stands.
     Status {
@@ -101,14 +122,17 @@ pub fn run(cli: Cli) -> Result<()> {
     let runtime = runtime.map_err(|error| CommandError::new(format!("cannot start threads: {error}")))?;
     runtime.block_on(async {
         match cli.command {
-            Command::Run { pipeline, dry_run } => crate::run::run(pipeline, dry_run).await,
-            Command::Rollout(args) => job(Job::Rollout, args).await,
-            Command::Score(args) => job(Job::Score, args).await,
-            Command::Learn(args) => job(Job::Learn, args).await,
-            Command::Eval(args) => job(Job::Eval, args).await,
+            Command::Run { pipeline, dry_run, collect } => crate::run::run(pipeline, dry_run, collect).await,
+            Command::Rollout(args) => job(Job::Rollout, args, &[]).await,
+            Command::Score { job: args, teachers } => job(Job::Score, args, &teachers).await,
+            Command::Learn(args) => job(Job::Learn, args, &[]).await,
+            Command::Eval(args) => job(Job::Eval, args, &[]).await,
             Command::Sft { config, out, sets } => {
                 let stop = Stop::listen();
                 crate::error::off_thread(move || sft::run(&config, &sets, &out, &stop)).await
+            }
+            Command::ExportPolicy { store, version, dir, dtype } => {
+                export_policy::run(&store, &version, &dir, &dtype, &Stop::listen()).await
             }
             Command::Status { store } => status::run(&store).await,
             Command::Sql { store, query, at, format } => sql::run(&store, &query, at, format).await,
@@ -116,7 +140,7 @@ pub fn run(cli: Cli) -> Result<()> {
     })
 }
 
-async fn job(job: Job, args: JobArgs) -> Result<()> {
+async fn job(job: Job, args: JobArgs, teachers: &[String]) -> Result<()> {
     let pipeline = Pipeline::load(&args.pipeline.files, &args.pipeline.sets)?;
     preflight::check_settings(&pipeline)?;
     let threads = match job {
@@ -135,7 +159,7 @@ async fn job(job: Job, args: JobArgs) -> Result<()> {
     let Some(context) = Context::open(pipeline, job, worker, stop).await? else { return Ok(()) };
     match job {
         Job::Rollout => crate::rollout::run(context).await,
-        Job::Score => crate::score::run(context).await,
+        Job::Score => crate::score::run(context, teachers).await,
         Job::Eval => crate::eval::run(context).await,
         Job::Learn | Job::Run => learn::run(context).await,
     }

@@ -1,11 +1,21 @@
 //! The pipeline: one TOML file that says what is learned, read by every job; layers over it say where it is kept.
 
-use crate::error::{CommandError, Result};
+mod prompts;
+
+use crate::{
+    error::{CommandError, Result},
+    teachers::TeacherSection,
+};
 use learner::{EstimatorConfig, LearnerSettings, OptimizerConfig};
 use record::{ScoreSet, Units};
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 use toml::{Table, Value};
+
+pub use prompts::{EvalSection, EvalSet, Keys, PromptsSection};
 
 /// A run, as resolved from its layers.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -20,8 +30,12 @@ pub struct Pipeline {
     pub store: StoreSection,
     /// The network that learns.
     pub student: ModelSection,
-    /// The network that scores.
-    pub teacher: ModelSection,
+    /// The network that scores what no other is named for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<TeacherSection>,
+    /// More networks that score, by the `teacher_id` of their prompts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub teachers: BTreeMap<String, TeacherSection>,
     /// What is asked.
     pub prompts: PromptsSection,
     /// How the student samples.
@@ -57,20 +71,12 @@ pub struct StoreSection {
     pub prefetch: usize,
 }
 
-/// `[student]`, `[teacher]`
+/// `[student]`
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSection {
     /// A Hugging Face directory, relative to the pipeline file.
     pub model: PathBuf,
-}
-
-/// `[prompts]`
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct PromptsSection {
-    /// JSON lines with `prompt`, relative to the pipeline file.
-    pub path: PathBuf,
 }
 
 /// `[rollout]`
@@ -176,26 +182,6 @@ pub struct LearnSection {
     pub threads: u32,
 }
 
-/// `[eval]`
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct EvalSection {
-    /// Steps between two evaluated versions; the first and the last always are. 0: only those two.
-    #[serde(default)]
-    pub every: u64,
-    /// Held-out prompts with answers, by eval set, relative to the pipeline file.
-    pub sets: std::collections::BTreeMap<String, PathBuf>,
-    /// Rows sampled at once.
-    #[serde(default = "default_eval_rows")]
-    pub batch_rows: usize,
-    /// `cpu`, `cuda` or `cuda:N`.
-    #[serde(default = "cpu")]
-    pub device: String,
-    /// CPU threads.
-    #[serde(default = "one")]
-    pub threads: u32,
-}
-
 /// `[run]`
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -250,9 +236,6 @@ fn default_checkpoint_every() -> u64 {
 fn default_keep_policies() -> usize {
     4
 }
-fn default_eval_rows() -> usize {
-    128
-}
 fn default_claim_timeout() -> f64 {
     60.0
 }
@@ -285,8 +268,9 @@ impl Pipeline {
 
     /// Makes paths relative to the pipeline file relative to where the command runs.
     fn resolve_paths(&mut self, folder: &Path) {
-        let sets = self.eval.iter_mut().flat_map(|eval| eval.sets.values_mut());
-        for path in [&mut self.student.model, &mut self.teacher.model, &mut self.prompts.path].into_iter().chain(sets) {
+        let sets = self.eval.iter_mut().flat_map(|eval| eval.sets.values_mut().map(|set| &mut set.path));
+        let teachers = self.teacher.iter_mut().chain(self.teachers.values_mut()).map(|teacher| &mut teacher.model);
+        for path in [&mut self.student.model, &mut self.prompts.path].into_iter().chain(teachers).chain(sets) {
             *path = folder.join(&*path);
         }
     }
@@ -405,7 +389,7 @@ mod tests {
     fn paths_are_relative_to_the_pipeline() {
         let pipeline = load(SMALL, &[]).unwrap();
         assert!(pipeline.student.model.is_absolute() && pipeline.student.model.ends_with("student"));
-        assert_eq!(pipeline.teacher.model, Path::new("/abs/teacher"));
+        assert_eq!(pipeline.all_teachers()["teacher"].model, Path::new("/abs/teacher"));
     }
 
     #[test]
@@ -418,8 +402,25 @@ mod tests {
     }
 
     #[test]
+    fn an_eval_set_is_a_path_or_a_table_over_the_prompts() {
+        let sets = ["prompts.chat=true", "prompts.system=S", r#"prompts.keys={ answer = "final" }"#, EVAL];
+        let pipeline = load(SMALL, &sets).unwrap();
+        let (prompts, sets) = (&pipeline.prompts, pipeline.eval.unwrap().sets);
+        let plain = sets["plain"].prompts(prompts);
+        assert!(plain.path.is_absolute() && plain.path.ends_with("x.jsonl"));
+        assert_eq!(PromptsSection { path: prompts.path.clone(), ..plain }, *prompts);
+        assert_eq!((sets["plain"].samples, sets["plain"].answers), (1, true));
+        let own = sets["own"].prompts(prompts);
+        assert_eq!((own.keys.answer.as_deref(), own.chat, own.system.as_deref()), (None, false, Some("S")));
+        assert_eq!((sets["own"].samples, sets["own"].answers), (4, false));
+    }
+
+    const EVAL: &str = r#"eval.sets={ plain = "x.jsonl",
+        own = { path = "/y.parquet", keys = { prompt = "q" }, chat = false, samples = 4, answers = false } }"#;
+
+    #[test]
     fn what_was_resolved_reads_back() {
-        let pipeline = load(SMALL, &[]).unwrap();
+        let pipeline = load(SMALL, &[EVAL, r#"prompts.chat_template_args={ enable_thinking = false }"#]).unwrap();
         let again: Pipeline = from_table("pipeline", toml::from_str(&pipeline.to_toml()).unwrap()).unwrap();
         assert_eq!(again, pipeline);
     }
@@ -433,6 +434,13 @@ mod tests {
             ("learn.steps=many", "at `learn.steps`: invalid type: string \"many\""),
             ("learn.estimator.name=reverse_kl", "did you mean `reverse_kl_mc`?"),
             ("learn.estimator.drws=3", "unknown field `drws`"),
+            ("prompts.pth=x", "did you mean `path`?"),
+            ("prompts.keys={ answr = \"x\" }", "at `prompts.keys.answr`: unknown field `answr`"),
+            ("eval.sets={ a = { path = \"x\", sampels = 3 } }", "at `eval.sets.a.sampels`: unknown field `sampels`"),
+            ("eval.sets={ a = { path = \"x\", sampels = 3 } }", "did you mean `samples`?"),
+            ("eval.sets={ a = { path = \"x\", samples = \"3\" } }", "at `eval.sets.a.samples`: invalid type"),
+            ("eval.sets={ a = { samples = 3 } }", "at `eval.sets.a`: missing field `path`"),
+            ("eval.sets={ a = 3 }", "expected a path, or a table with `path`"),
             ("steps", "there is no `=`"),
             ("=3", "there is no key"),
             ("name.x=3", "`name` is not a table"),

@@ -88,8 +88,7 @@ impl Context {
 
     /// The numbers that pace the run.
     pub fn pace(&self) -> Pace {
-        let learn = &self.pipeline.learn;
-        Pace { rows_per_step: learn.rows_per_step, steps: learn.steps, max_staleness: learn.max_staleness }
+        self.pipeline.pace()
     }
 
     /// Folds in what is new. Returns the workers from which nothing has been heard for `run.claim_timeout_s`, by this
@@ -158,6 +157,14 @@ impl Context {
             self.pass(Point::AfterCommit);
         }
         Ok(commit)
+    }
+}
+
+impl Pipeline {
+    /// The numbers that pace the run.
+    pub fn pace(&self) -> Pace {
+        let learn = &self.learn;
+        Pace { rows_per_step: learn.rows_per_step, steps: learn.steps, max_staleness: learn.max_staleness }
     }
 }
 

@@ -26,6 +26,12 @@ impl CommandError {
         self.hint = Some(hint.into());
         self
     }
+
+    /// The same where it happened.
+    pub fn at(mut self, place: impl fmt::Display) -> Self {
+        self.message = format!("{place}: {}", self.message);
+        self
+    }
 }
 
 impl fmt::Display for CommandError {

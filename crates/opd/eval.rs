@@ -1,20 +1,34 @@
-//! `opd eval`: asks published versions held-out problems and checks the answers.
+//! `opd eval`: asks published versions held-out problems, checks the answers and compares them with the teacher.
+
+mod ask;
+mod tally;
 
 use crate::{
-    answers::is_correct,
+    config::EvalSection,
     context::Context,
     error::{CommandError, Result, off_thread},
     failpoint::Point,
+    identity,
     plan::{self, Next},
     policy::{PolicyLoader, Student},
     prompts::Prompts,
+    teachers::teacher_of,
 };
-use model::{SamplingParams, Tokenizer, Transformer, chance};
-use record::{EvalCommit, Event, Finish, Ratio};
-use std::{collections::BTreeMap, sync::Arc};
+use model::{SamplingParams, Transformer};
+use record::{EvalCommit, Event};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-/// The sample number of evaluations, so that no rollout shares their chance.
-const EVAL_SAMPLE: u64 = u64::MAX;
+pub use ask::{Asking, ask};
+pub use tally::{Seen, accuracies, metrics};
+
+/// A held-out prompt set, and how it is asked.
+struct Problems {
+    prompts: Prompts,
+    asking: Asking,
+}
 
 /// Evaluates until the run is finished and its last version evaluated, or the job is stopped.
 ///
@@ -25,13 +39,11 @@ pub async fn run(mut job: Context) -> Result<()> {
         let what = format!("pipeline `{}` has no [eval]", job.pipeline.name);
         return Err(CommandError::new(what).hint("add eval.sets = { heldout = \"heldout.jsonl\" }"));
     };
-    let mut sets = BTreeMap::new();
-    for (name, path) in &eval.sets {
-        sets.insert(name.clone(), Arc::new(Prompts::read_with_answers(path)?));
-    }
-    let names: Vec<String> = sets.keys().cloned().collect();
     let policy = PolicyLoader::open(&job.store, job.now(), &eval.device).await?;
+    let sets = read_sets(&job, &eval, &policy)?;
+    let names: Vec<String> = sets.keys().cloned().collect();
     let mut student: Option<Student> = None;
+    let mut teachers = Teachers::new();
     while !job.stop.is_asked() {
         job.follower.refresh().await?;
         match plan::eval(job.now(), &names, eval.every, job.pipeline.learn.steps) {
@@ -48,29 +60,25 @@ pub async fn run(mut job: Context) -> Result<()> {
                     job.wait().await?;
                     continue;
                 };
-                let rollout = &job.pipeline.rollout;
-                let params = SamplingParams {
-                    temperature: rollout.temperature,
-                    top_p: 1.0,
-                    max_new_tokens: rollout.max_new_tokens,
-                    eos: policy.eos_ids().to_vec(),
-                    draws: 0,
-                    top_k: None,
-                };
                 let (problems, tokenizer) = (sets[&set].clone(), policy.tokenizer().clone());
-                let (seed, rows) = (job.pipeline.seed, eval.batch_rows);
-                let (outcome, network) = off_thread(move || {
-                    let greedy = SamplingParams { temperature: 0.0, ..params.clone() };
-                    let greedy = ask(&network, &tokenizer, &problems, &greedy, seed, rows)?;
-                    let sampled = ask(&network, &tokenizer, &problems, &params, seed, rows)?;
-                    Ok(((greedy, sampled), network))
+                if eval.reverse_kl {
+                    teachers = load_teachers(&job, &eval, teachers, &problems.prompts).await?;
+                }
+                let (seen, network, kept) = off_thread(move || {
+                    let Problems { prompts, asking } = &*problems;
+                    let of_set = Some(&teachers).filter(|teachers| !teachers.is_empty());
+                    let seen = ask(&network, of_set, &tokenizer, prompts, asking)?;
+                    Ok((seen, network, teachers))
                 })
                 .await?;
-                student = Some(Student { version, network });
-                let (greedy, sampled) = outcome;
+                (student, teachers) = (Some(Student { version, network }), kept);
+                let sources: Vec<&str> =
+                    sets[&set].prompts.prompts.iter().map(|problem| problem.data_source.as_str()).collect();
+                let (accuracy, sampled_accuracy) = accuracies(&seen);
+                let metrics = metrics(&seen, &sources);
                 job.pass(Point::BeforePut);
                 job.pass(Point::AfterPut);
-                job.append(greedy.tokens + sampled.tokens, |now| {
+                job.append(seen.iter().map(|seen| seen.greedy_tokens + seen.tokens).sum(), |now| {
                     // Of a version that was retired meanwhile, it is not known any more whether another was first.
                     let kept = now.policies.contains_key(&version);
                     let done = now.evaluated.get(&set).is_some_and(|done| done.contains(&version));
@@ -78,12 +86,9 @@ pub async fn run(mut job: Context) -> Result<()> {
                         Event::Eval(EvalCommit {
                             eval_set: set.clone(),
                             policy_version: version,
-                            accuracy: greedy.accuracy(),
-                            sampled_accuracy: sampled.accuracy(),
-                            metrics: BTreeMap::from([
-                                ("completions/mean_length".into(), (greedy.tokens as f64, greedy.problems as f64)),
-                                ("completions/clipped_ratio".into(), (greedy.clipped as f64, greedy.problems as f64)),
-                            ]),
+                            accuracy,
+                            sampled_accuracy,
+                            metrics: metrics.clone(),
                         })
                     })
                 })
@@ -94,53 +99,53 @@ pub async fn run(mut job: Context) -> Result<()> {
     Ok(())
 }
 
-/// How a student did on some problems.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Outcome {
-    /// Problems asked.
-    pub problems: u64,
-    /// Answers that were right.
-    pub correct: u64,
-    /// Responses that reached the longest length.
-    pub clipped: u64,
-    /// Response tokens.
-    pub tokens: u64,
-}
-
-impl Outcome {
-    /// Problems solved, of all.
-    pub fn accuracy(&self) -> Ratio {
-        (self.correct as f64, self.problems as f64)
+fn read_sets(job: &Context, eval: &EvalSection, policy: &PolicyLoader) -> Result<BTreeMap<String, Arc<Problems>>> {
+    let pipeline = &job.pipeline;
+    let mut sets = BTreeMap::new();
+    for (name, set) in &eval.sets {
+        let prompts = Prompts::read(&format!("eval.sets.{name}"), &set.prompts(&pipeline.prompts), policy.chat())?;
+        let asking = Asking {
+            params: SamplingParams {
+                temperature: pipeline.rollout.temperature,
+                top_p: 1.0,
+                max_new_tokens: pipeline.rollout.max_new_tokens,
+                eos: policy.eos_ids().to_vec(),
+                draws: 0,
+                top_k: None,
+            },
+            samples: set.samples,
+            answers: set.answers,
+            seed: pipeline.seed,
+            rows: eval.batch_rows,
+            score_tokens: pipeline.score.batch_tokens,
+        };
+        let prompts = if set.answers { prompts.with_answers()? } else { prompts };
+        sets.insert(name.clone(), Arc::new(Problems { prompts, asking }));
     }
+    Ok(sets)
 }
 
-/// Asks every problem once.
-///
-/// # Errors
-/// If a prompt cannot be sampled from.
-pub fn ask(
-    student: &Transformer,
-    tokenizer: &Tokenizer,
+/// The teachers at hand, by id.
+type Teachers = BTreeMap<String, Transformer>;
+
+/// Adds those that the problems name and that are not there yet: each is loaded once, when it is first needed.
+async fn load_teachers(
+    job: &Context,
+    eval: &EvalSection,
+    mut teachers: Teachers,
     problems: &Prompts,
-    params: &SamplingParams,
-    seed: u64,
-    rows: usize,
-) -> Result<Outcome> {
-    let mut outcome = Outcome::default();
-    let mut asked = Vec::with_capacity(problems.prompts.len());
-    for (i, problem) in problems.prompts.iter().enumerate() {
-        let seed = chance::row_seed(seed, i as u64, EVAL_SAMPLE, 0);
-        asked.push(model::Prompt { ids: tokenizer.encode(&problem.prompt)?, seed });
-    }
-    for (asked, problems) in asked.chunks(rows).zip(problems.prompts.chunks(rows)) {
-        for (sample, problem) in model::sample(student, asked, params)?.iter().zip(problems) {
-            let response = tokenizer.decode(&sample.response_ids)?;
-            let answer = problem.answer.as_deref().unwrap_or_default();
-            outcome.problems += 1;
-            outcome.correct += u64::from(is_correct(&response, answer));
-            outcome.clipped += u64::from(sample.finish == Some(Finish::Length));
-            outcome.tokens += sample.response_ids.len() as u64;
+) -> Result<Teachers> {
+    for problem in &problems.prompts {
+        let id = teacher_of(problem);
+        if !teachers.contains_key(id) {
+            let (run, pipeline, device) = (job.now().run.clone(), job.pipeline.clone(), model::device(&eval.device)?);
+            let wanted = id.to_string();
+            let teacher = off_thread(move || {
+                identity::check_teachers(&run, &pipeline, &BTreeSet::from([wanted.clone()]))?;
+                pipeline.load_teacher(&wanted, device)
+            });
+            teachers.insert(id.to_string(), teacher.await?);
         }
     }
-    Ok(outcome)
+    Ok(teachers)
 }

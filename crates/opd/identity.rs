@@ -7,7 +7,10 @@ use crate::{
 };
 use bytes::Bytes;
 use record::{Digest, Job, ObjectRef, Policy, PolicyVersion, PromptSet, Run, Work};
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 use store::{Follower, Store};
 
 /// Begins the run, or goes on with it if it is there.
@@ -16,30 +19,46 @@ use store::{Follower, Store};
 /// If the store holds another run: the first thing that differs, with both values; or one that ended before `learn.steps`.
 pub async fn create(store: &Store, pipeline: &Pipeline, inputs: &Inputs) -> Result<Follower> {
     let weights = Bytes::from(inputs.student.to_safetensors()?);
-    let (config, tokenizer) =
-        (Bytes::from(inputs.student_config.clone()), Bytes::from(inputs.student_tokenizer.clone()));
     let first = PolicyVersion(0);
-    let [student_config, student_tokenizer, weights] = match store.follow().await {
-        // Only compared: nothing is stored again.
-        Ok(_) => [describe(&config), describe(&tokenizer), describe(&weights)],
-        Err(store::StoreError::NoRun { .. }) => [
-            store.put_file("config.json", config).await?,
-            store.put_file("tokenizer.json", tokenizer).await?,
-            store.put_policy(first, weights).await?,
-        ],
+    let begun = match store.follow().await {
+        Ok(follower) => Some(follower.snapshot().run.clone()),
+        Err(store::StoreError::NoRun { .. }) => None,
         Err(error) => return Err(error.into()),
+    };
+    if let Some(run) = &begun {
+        check(run, pipeline)?;
+        check_prompts(run, pipeline, &inputs.prompts)?;
+    }
+    // Of a run that is there, the files are only compared: nothing is stored again.
+    let put = async |name: &str, text: &str| match &begun {
+        Some(_) => Ok(describe(text.as_bytes())),
+        None => store.put_file(name, text.to_string()).await,
+    };
+    let student_config = put("config.json", &inputs.student_config).await?;
+    let student_tokenizer = put("tokenizer.json", &inputs.student_tokenizer).await?;
+    let mut student_files = BTreeMap::new();
+    // A run begun without any, or before they were stored, goes on without.
+    if begun.as_ref().is_none_or(|run| !run.student_files.is_empty()) {
+        for (name, text) in &inputs.student_files {
+            student_files.insert(name.clone(), put(name, text).await?);
+        }
+    }
+    let weights = match &begun {
+        Some(_) => describe(&weights),
+        None => store.put_policy(first, weights).await?,
     };
     let run = Run {
         run_id: store::unique_id(),
         pipeline: pipeline.name.clone(),
         seed: pipeline.seed,
         tokenizer: inputs.tokenizer_digest,
-        teachers: BTreeMap::from([(crate::rollout::TEACHER.to_string(), inputs.teacher_digest)]),
+        teachers: inputs.teacher_digests.clone(),
         prompts: inputs.prompts.clone(),
         units: pipeline.units(),
         score_sets: BTreeMap::from([(pipeline.score.set.clone(), pipeline.score_set())]),
         student_config,
         student_tokenizer,
+        student_files,
         policy: Policy { version: first, weights },
     };
     let follower = store.create(run, work()).await?;
@@ -112,31 +131,38 @@ pub fn check_prompts(run: &Run, pipeline: &Pipeline, found: &PromptSet) -> Resul
     }
     let text = |set: &PromptSet| format!("{} prompts with {}", set.count, set.digest);
     let what = format!(
-        "prompts.path is `{}`, which has {}; the run in `{}` is about {}",
+        "prompts.path is `{}`, which asks {}; the run in `{}` is about {}",
         pipeline.prompts.path.display(),
         text(found),
         pipeline.store.url,
         text(&run.prompts)
     );
-    Err(CommandError::new(what).hint("bring the file here that the run was begun with"))
+    Err(CommandError::new(what).hint(
+        "bring the file here that the run was begun with, and ask as it does: keys, template, chat, system and \
+         chat_template_args of [prompts] decide the prompts' texts",
+    ))
 }
 
-/// Checks that a score job has the teacher that the run is about.
+/// Checks that a score job has the teachers that the run is about, of those that it serves.
 ///
 /// # Errors
 /// If the files at hand are another's.
-pub fn check_teacher(run: &Run, pipeline: &Pipeline) -> Result<()> {
-    let (wanted, found) = (run.teachers.get(crate::rollout::TEACHER), model_digest(&pipeline.teacher.model)?);
-    if wanted == Some(&found) {
-        return Ok(());
+pub fn check_teachers(run: &Run, pipeline: &Pipeline, served: &BTreeSet<String>) -> Result<()> {
+    for (id, teacher) in pipeline.all_teachers().into_iter().filter(|(id, _)| served.contains(*id)) {
+        let (wanted, found) = (run.teachers.get(id), model_digest(&teacher.model)?);
+        if wanted == Some(&found) {
+            continue;
+        }
+        let what = format!(
+            "{}.model is `{}`, whose config and weights have {found}; the run in `{}` has a teacher `{id}` with {}",
+            pipeline.teacher_key(id),
+            teacher.model.display(),
+            pipeline.store.url,
+            wanted.map_or("none".into(), Digest::to_string)
+        );
+        return Err(CommandError::new(what).hint("bring the teacher here that the run was begun with"));
     }
-    let what = format!(
-        "teacher.model is `{}`, whose config and weights have {found}; the run in `{}` has a teacher with {}",
-        pipeline.teacher.model.display(),
-        pipeline.store.url,
-        wanted.map_or("none".into(), Digest::to_string)
-    );
-    Err(CommandError::new(what).hint("bring the teacher here that the run was begun with"))
+    Ok(())
 }
 
 /// SHA-256 over a model's config.json and weights, file by file.

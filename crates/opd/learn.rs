@@ -299,8 +299,6 @@ async fn commit(job: &mut Context, outcome: Outcome, consumed: Vec<BatchRows>, s
 
 /// Gives up weights and moments that nobody needs any more: first in the log, then on disk.
 async fn retire(job: &mut Context) -> Result<()> {
-    /// Fewer than this are not worth a commit.
-    const AT_ONCE: usize = 8;
     let (eval, learn) = (job.pipeline.eval.clone(), &job.pipeline.learn);
     let (keep, steps) = (learn.keep_policies, learn.steps);
     let plan = |now: &Snapshot| {
@@ -313,7 +311,7 @@ async fn retire(job: &mut Context) -> Result<()> {
         plan::retire(now, keep, &awaits)
     };
     let (policies, moments) = plan(job.now());
-    if policies.len() < AT_ONCE && moments.len() < AT_ONCE {
+    if !plan::is_worth_retiring(job.now(), &policies, &moments) {
         return Ok(());
     }
     let mut objects = Vec::new();

@@ -1,8 +1,8 @@
 //! What is next for each job: pure functions of a snapshot, so that tests and simulations can drive every interleaving.
 
 use record::{BatchId, BatchRows, DropReason, Dropped, PolicyVersion, RowSet, UnitRows};
-use std::collections::BTreeSet;
-use store::{Batch, SelectedBatch, Selection, Snapshot, Staleness};
+use std::collections::{BTreeMap, BTreeSet};
+use store::{Batch, SelectedBatch, Selection, Snapshot, Staleness, UnitClaim};
 
 /// The numbers that pace a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +56,27 @@ pub fn rollout(now: &Snapshot, worker: &str, pace: Pace, lapsed: Lapsed<'_>) -> 
     claimable_unit(now, None, pace, lapsed).map_or(Next::Wait, |of| Next::Do(Rollout::Claim(of)))
 }
 
+/// The batches in which these rows of a unit are delivered, one a teacher, in the order of their first rows. `teacher_of`
+/// says who scores a row of the unit.
+pub fn parts<'a>(of: &UnitRows, teacher_of: impl Fn(u32) -> &'a str) -> Vec<(String, UnitRows)> {
+    let mut rows: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
+    for row in of.rows.iter() {
+        rows.entry(teacher_of(row)).or_default().push(row);
+    }
+    let mut parts: Vec<_> = rows.into_iter().collect();
+    parts.sort_by_key(|(_, rows)| rows[0]);
+    let part = |(teacher, rows): (&str, Vec<u32>)| {
+        (teacher.to_string(), UnitRows { unit: of.unit, rows: rows.into_iter().collect() })
+    };
+    parts.into_iter().map(part).collect()
+}
+
+/// Whether a part of a unit that was sampled is still to be delivered: nobody was first.
+pub fn is_wanted(now: &Snapshot, part: &UnitRows) -> bool {
+    let has = |claim: &UnitClaim| claim.of.unit == part.unit && claim.of.rows.contains_all(&part.rows);
+    !now.finished && now.unit_claims.iter().any(has)
+}
+
 /// Rows that a worker may take on: those whose claim lapsed, those to be sampled again, the next unit. What it delivers in
 /// the same commit is not among them, even where another took it over and fell silent too.
 ///
@@ -66,9 +87,13 @@ pub fn claimable_unit(
     pace: Pace,
     lapsed: Lapsed<'_>,
 ) -> Option<UnitRows> {
-    let mut claims = now.unit_claims.iter().filter(|claim| Some(&claim.of) != delivered);
-    if let Some(claim) = claims.find(|claim| lapsed(&claim.worker)) {
-        return Some(claim.of.clone());
+    let left = |claim: &UnitClaim| {
+        let delivered = delivered.filter(|of| of.unit == claim.of.unit);
+        let rows = delivered.map_or_else(|| claim.of.rows.clone(), |of| claim.of.rows.minus(&of.rows));
+        (!rows.is_empty()).then_some(UnitRows { unit: claim.of.unit, rows })
+    };
+    if let Some(of) = now.unit_claims.iter().filter(|claim| lapsed(&claim.worker)).find_map(left) {
+        return Some(of);
     }
     if let Some((unit, rows)) = now.reissue.first_key_value() {
         return Some(UnitRows { unit: *unit, rows: rows.clone() });
@@ -90,30 +115,41 @@ pub enum Score {
     Claim(BatchId),
 }
 
+/// What a score worker can do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Serves {
+    /// The score set it fills.
+    pub score_set: String,
+    /// Ids of the teachers it has.
+    pub teachers: BTreeSet<String>,
+}
+
 /// The score job: its own claim first, then what can be claimed, in the order the learner takes rows.
-pub fn score(now: &Snapshot, worker: &str, score_set: &str, lapsed: Lapsed<'_>) -> Next<Score> {
+pub fn score(now: &Snapshot, worker: &str, serves: &Serves, lapsed: Lapsed<'_>) -> Next<Score> {
     if now.finished {
         return Next::Done;
     }
-    if let Some((id, _)) = unscored(now, score_set).find(|(_, batch)| batch.scoring.as_deref() == Some(worker)) {
+    if let Some((id, _)) = unscored(now, serves).find(|(_, batch)| batch.scoring.as_deref() == Some(worker)) {
         return Next::Do(Score::Score(id.clone()));
     }
-    claimable_batch(now, None, score_set, lapsed).map_or(Next::Wait, |id| Next::Do(Score::Claim(id)))
+    claimable_batch(now, None, serves, lapsed).map_or(Next::Wait, |id| Next::Do(Score::Claim(id)))
 }
 
 /// The first batch that nobody scores and that is not `delivered` in the same commit.
 pub fn claimable_batch(
     now: &Snapshot,
     delivered: Option<&BatchId>,
-    score_set: &str,
+    serves: &Serves,
     lapsed: Lapsed<'_>,
 ) -> Option<BatchId> {
     let free = |batch: &Batch| batch.scoring.as_deref().is_none_or(lapsed);
-    unscored(now, score_set).find(|(id, batch)| Some(*id) != delivered && free(batch)).map(|(id, _)| id.clone())
+    unscored(now, serves).find(|(id, batch)| Some(*id) != delivered && free(batch)).map(|(id, _)| id.clone())
 }
 
-fn unscored<'a>(now: &'a Snapshot, score_set: &str) -> impl Iterator<Item = (&'a BatchId, &'a Batch)> {
-    now.pending().filter(move |(_, batch)| !batch.scores.contains_key(score_set))
+fn unscored<'a>(now: &'a Snapshot, serves: &Serves) -> impl Iterator<Item = (&'a BatchId, &'a Batch)> {
+    now.pending().filter(move |(_, batch)| {
+        serves.teachers.contains(&batch.teacher_id) && !batch.scores.contains_key(&serves.score_set)
+    })
 }
 
 /// What the learner does next.
@@ -199,6 +235,21 @@ pub fn retire(
     let policies = now.policies.keys().filter(|version| !kept(version)).copied().collect();
     let moments = now.moments.keys().filter(|version| **version != now.checkpoint).copied().collect();
     (policies, moments)
+}
+
+/// Whether giving these up is worth a commit: they are many or large.
+pub fn is_worth_retiring(now: &Snapshot, policies: &[PolicyVersion], moments: &[PolicyVersion]) -> bool {
+    const MANY: usize = 8;
+    const LARGE: u64 = 64 << 20;
+    let weights = policies.iter().filter_map(|version| now.policies.get(version)).map(|policy| policy.weights.bytes);
+    let moments_bytes = moments.iter().filter_map(|version| now.moments.get(version)).map(|object| object.bytes);
+    policies.len() >= MANY || moments.len() >= MANY || weights.chain(moments_bytes).sum::<u64>() >= LARGE
+}
+
+/// Whether all that the pace allows is sampled and scored, so that nothing more comes without a learner.
+pub fn is_collected(now: &Snapshot, score_set: &str, pace: Pace) -> bool {
+    let scored = now.pending().all(|(_, batch)| batch.scores.contains_key(score_set));
+    scored && now.unit_claims.is_empty() && claimable_unit(now, None, pace, &|_| false).is_none()
 }
 
 #[cfg(test)]

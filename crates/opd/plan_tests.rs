@@ -16,7 +16,7 @@ struct Log(Snapshot);
 
 impl Log {
     fn new() -> Self {
-        Self(Snapshot::start(&commit(0, "run", Event::Run(Box::new(crate::simulation::identity(4, 0))))).unwrap())
+        Self(Snapshot::start(&commit(0, "run", Event::Run(Box::new(crate::simulation::identity(4, 2, 0))))).unwrap())
     }
 
     fn apply(&mut self, worker: &str, event: Event) {
@@ -32,12 +32,17 @@ impl Log {
 
     /// A batch of `of`, sampled by the newest policy.
     fn deliver(&mut self, worker: &str, of: UnitRows, lapsed: Lapsed<'_>) {
+        self.deliver_to("teacher-0", worker, of, lapsed);
+    }
+
+    fn deliver_to(&mut self, teacher: &str, worker: &str, of: UnitRows, lapsed: Lapsed<'_>) {
         let units = claimable_unit(&self.0, Some(&of), PACE, lapsed).into_iter().collect();
         let rollouts = RolloutCommit {
-            batch: format!("u{}-{}", of.unit, self.0.seq),
+            // Names that do not sort as their rows do: that must not matter.
+            batch: format!("u{}-{}", of.unit, 1_000 - self.0.seq),
             of,
             policy_version: self.0.newest_policy().version,
-            teacher_id: "teacher".into(),
+            teacher_id: teacher.into(),
             object: object("rollouts"),
             tokens: 1,
             claims: Claims { units, ..Claims::default() },
@@ -62,7 +67,7 @@ impl Log {
                 of = self.0.unit_claims.first().map(|claim| claim.of.clone());
             }
         }
-        while let Some(batch) = claimable_batch(&self.0, None, SET, NOBODY) {
+        while let Some(batch) = claimable_batch(&self.0, None, &serves(&["teacher-0"]), NOBODY) {
             self.score("score-0", batch, Claims::default());
         }
     }
@@ -97,6 +102,14 @@ impl Log {
         };
         self.apply("eval-0", Event::Eval(eval));
     }
+}
+
+fn serves(teachers: &[&str]) -> Serves {
+    Serves { score_set: SET.into(), teachers: teachers.iter().map(|id| id.to_string()).collect() }
+}
+
+fn rows(of: &[u32]) -> RowSet {
+    of.iter().copied().collect()
 }
 
 fn object(name: &str) -> ObjectRef {
@@ -173,6 +186,60 @@ fn a_lapsed_claim_is_taken_over_once_and_whoever_delivers_first_wins() {
 }
 
 #[test]
+fn a_unit_of_two_teachers_comes_in_two_batches_in_the_order_of_their_first_rows() {
+    let mut log = Log::new();
+    let unit = log.claim("rollout-0", NOBODY).unwrap();
+    let of = |part: &[u32]| UnitRows { unit: 0, rows: rows(part) };
+    let parts = parts(&unit, |row| if row == 0 || row == 3 { "teacher-1" } else { "teacher-0" });
+    assert_eq!(parts, [("teacher-1".to_string(), of(&[0, 3])), ("teacher-0".to_string(), of(&[1, 2]))]);
+    // The first is delivered; what is left stays the worker's, and is the first to be had when it falls silent.
+    log.deliver_to("teacher-1", "rollout-0", parts[0].1.clone(), NOBODY);
+    let lapsed = |worker: &str| worker == "rollout-0";
+    assert!(!is_wanted(&log.0, &parts[0].1) && is_wanted(&log.0, &parts[1].1));
+    assert_eq!(rollout(&log.0, "rollout-0", PACE, NOBODY), Next::Do(Rollout::Sample(of(&[1, 2]))));
+    assert_eq!(rollout(&log.0, "rollout-1", PACE, &lapsed), Next::Do(Rollout::Claim(of(&[1, 2]))));
+    // With the last of it nothing of the unit is left to be claimed in the same commit, with half of it the other half is.
+    assert_ne!(claimable_unit(&log.0, Some(&of(&[1, 2])), PACE, &lapsed).map(|of| of.unit), Some(0));
+    assert_eq!(claimable_unit(&log.0, Some(&of(&[1])), PACE, &lapsed), Some(of(&[2])));
+    log.deliver_to("teacher-0", "rollout-0", of(&[1, 2]), NOBODY);
+    let order: Vec<RowSet> = log.0.pending().map(|(_, batch)| batch.of.rows.clone()).collect();
+    assert_eq!(order, [rows(&[0, 3]), rows(&[1, 2])]);
+    // Each score worker takes what is for the teachers it has.
+    let ids: Vec<BatchId> = log.0.pending().map(|(id, _)| id.clone()).collect();
+    let first = |teachers: &[&str]| claimable_batch(&log.0, None, &serves(teachers), NOBODY);
+    assert_eq!(first(&["teacher-0"]), Some(ids[1].clone()));
+    assert_eq!(first(&["teacher-1"]), Some(ids[0].clone()));
+    assert_eq!(first(&["teacher-0", "teacher-1"]), Some(ids[0].clone()));
+    // Rows of a damaged batch are again those of the unit.
+    let of_batch = BatchRows { batch: ids[0].clone(), rows: RowSet::first(2) };
+    let dropped = vec![Dropped { of: of_batch, reason: DropReason::Corrupt, reissue: true }];
+    log.apply("score-0", Event::Drop { dropped });
+    assert_eq!(log.0.reissue, BTreeMap::from([(0, rows(&[0, 3]))]));
+}
+
+#[test]
+fn what_no_worker_could_mean_is_no_delivery() {
+    let mut log = Log::new();
+    log.claim("rollout-0", NOBODY).unwrap();
+    let refused = |of: &[u32], teacher: &str, says: &str| {
+        let rollouts = RolloutCommit {
+            batch: "u0".into(),
+            of: UnitRows { unit: 0, rows: rows(of) },
+            policy_version: PolicyVersion(0),
+            teacher_id: teacher.into(),
+            object: object("rollouts"),
+            tokens: 1,
+            claims: Claims::default(),
+        };
+        let error = log.0.clone().apply(&commit(log.0.seq + 1, "rollout-0", Event::Rollouts(rollouts))).unwrap_err();
+        assert!(error.to_string().contains(says), "{error}");
+    };
+    refused(&[], "teacher-0", "never claimed");
+    refused(&[3, 4], "teacher-0", "never claimed");
+    refused(&[0, 1], "teacher-7", "the run has no teacher `teacher-7`");
+}
+
+#[test]
 fn a_batch_is_scored_by_one_worker_and_by_another_when_that_falls_silent() {
     let mut log = Log::new();
     for _ in 0..2 {
@@ -181,16 +248,16 @@ fn a_batch_is_scored_by_one_worker_and_by_another_when_that_falls_silent() {
     }
     let ids: Vec<BatchId> = log.0.pending().map(|(id, _)| id.clone()).collect();
     let lapsed = |worker: &str| worker == "score-0";
-    assert_eq!(score(&log.0, "score-0", SET, NOBODY), Next::Do(Score::Claim(ids[0].clone())));
+    assert_eq!(score(&log.0, "score-0", &serves(&["teacher-0"]), NOBODY), Next::Do(Score::Claim(ids[0].clone())));
     log.apply("score-0", Event::Claim(Claims { batches: vec![ids[0].clone()], ..Claims::default() }));
-    assert_eq!(score(&log.0, "score-0", SET, NOBODY), Next::Do(Score::Score(ids[0].clone())));
-    assert_eq!(score(&log.0, "score-1", SET, NOBODY), Next::Do(Score::Claim(ids[1].clone())));
-    assert_eq!(score(&log.0, "score-1", SET, &lapsed), Next::Do(Score::Claim(ids[0].clone())));
+    assert_eq!(score(&log.0, "score-0", &serves(&["teacher-0"]), NOBODY), Next::Do(Score::Score(ids[0].clone())));
+    assert_eq!(score(&log.0, "score-1", &serves(&["teacher-0"]), NOBODY), Next::Do(Score::Claim(ids[1].clone())));
+    assert_eq!(score(&log.0, "score-1", &serves(&["teacher-0"]), &lapsed), Next::Do(Score::Claim(ids[0].clone())));
     // What is delivered in the same commit is not claimed with it, though the last who claimed it is silent.
-    assert_eq!(claimable_batch(&log.0, Some(&ids[0]), SET, &lapsed), Some(ids[1].clone()));
+    assert_eq!(claimable_batch(&log.0, Some(&ids[0]), &serves(&["teacher-0"]), &lapsed), Some(ids[1].clone()));
     log.score("score-1", ids[0].clone(), Claims { batches: vec![ids[1].clone()], ..Claims::default() });
-    assert_eq!(score(&log.0, "score-0", SET, NOBODY), Next::Wait);
-    assert_eq!(score(&log.0, "score-1", SET, NOBODY), Next::Do(Score::Score(ids[1].clone())));
+    assert_eq!(score(&log.0, "score-0", &serves(&["teacher-0"]), NOBODY), Next::Wait);
+    assert_eq!(score(&log.0, "score-1", &serves(&["teacher-0"]), NOBODY), Next::Do(Score::Score(ids[1].clone())));
 }
 
 #[test]
@@ -243,4 +310,55 @@ fn what_is_retired_is_needed_by_nobody() {
     assert_eq!(retire(&log.0, 2, &awaits), (Vec::new(), Vec::new()));
     assert_eq!(log.0.policies.keys().copied().collect::<Vec<_>>(), versions(&[0, 4, 6, 7, 8]));
     assert_eq!(log.0.moments.keys().copied().collect::<Vec<_>>(), versions(&[6]));
+}
+
+#[test]
+fn little_is_retired_many_at_a_time_and_much_at_once() {
+    let mut log = Log::new();
+    for step in 1..=10 {
+        log.fill();
+        log.step(true, step % 5 == 0);
+    }
+    let is_worth = |log: &Log, policies: &[u64], moments: &[u64]| {
+        is_worth_retiring(&log.0, &versions(policies), &versions(moments))
+    };
+    assert!(!is_worth(&log, &[], &[]));
+    assert!(!is_worth(&log, &[1, 2, 3, 4, 5, 6, 7], &[5]), "a few bytes each");
+    assert!(is_worth(&log, &[1, 2, 3, 4, 5, 6, 7, 8], &[]));
+    for (version, bytes) in [(1, (64 << 20) - 1), (2, 1), (3, 300 << 20)] {
+        log.0.policies.get_mut(&PolicyVersion(version)).unwrap().weights.bytes = bytes;
+    }
+    assert!(!is_worth(&log, &[1], &[]) && is_worth(&log, &[1, 2], &[]) && is_worth(&log, &[3], &[]));
+    log.0.moments.get_mut(&PolicyVersion(5)).unwrap().bytes = 600 << 20;
+    assert!(is_worth(&log, &[], &[5]));
+}
+
+#[test]
+fn a_store_is_collected_when_all_that_the_pace_allows_is_scored() {
+    let mut log = Log::new();
+    let pace = Pace { steps: 3, ..PACE };
+    let is_collected = |log: &Log| is_collected(&log.0, SET, pace);
+    assert!(!is_collected(&log));
+    for unit in 0..6 {
+        assert!(claimable_unit(&log.0, None, pace, NOBODY).is_some());
+        let of = log.claim("rollout-0", NOBODY).unwrap();
+        assert!(!is_collected(&log), "unit {unit} is being sampled");
+        let rollouts = RolloutCommit {
+            batch: format!("u{unit}"),
+            of,
+            policy_version: PolicyVersion(0),
+            teacher_id: "teacher-0".into(),
+            object: object("rollouts"),
+            tokens: 1,
+            claims: Claims::default(),
+        };
+        log.apply("rollout-0", Event::Rollouts(rollouts));
+        assert!(!is_collected(&log), "unit {unit} is not scored");
+        log.score("score-0", format!("u{unit}"), Claims::default());
+    }
+    // Three steps of 8 rows.
+    assert!(is_collected(&log));
+    let of = BatchRows { batch: "u3".into(), rows: RowSet::first(4) };
+    log.apply("learn-0", Event::Drop { dropped: vec![Dropped { of, reason: DropReason::Corrupt, reissue: true }] });
+    assert!(!is_collected(&log), "a damaged batch is to be sampled again");
 }

@@ -1,8 +1,8 @@
 //! The student as a job sees it: config and tokenizer of the run, and the weights of whichever version it needs.
 
 use crate::error::{CommandError, Result, off_thread};
-use model::{ModelConfig, Tokenizer, Transformer};
-use record::PolicyVersion;
+use model::{ChatTemplate, ModelConfig, Tokenizer, Transformer};
+use record::{ObjectRef, PolicyVersion};
 use std::sync::Arc;
 use store::{Snapshot, Store, StoreError};
 
@@ -18,31 +18,39 @@ pub struct Student {
 pub struct PolicyLoader {
     config: ModelConfig,
     tokenizer: Arc<Tokenizer>,
+    chat: Option<ChatTemplate>,
     device: model::Device,
 }
 
 impl PolicyLoader {
-    /// Reads the run's config and tokenizer.
+    /// Reads the run's config, tokenizer and chat template.
     ///
     /// # Errors
     /// If they are missing or damaged, or there is no such device.
     pub async fn open(store: &Store, snapshot: &Snapshot, device: &str) -> Result<Self> {
         let device = model::device(device)?;
-        let config = store.get(&snapshot.run.student_config).await?;
-        let tokenizer = store.get(&snapshot.run.student_tokenizer).await?;
-        let text = |bytes: &[u8], key: &str| {
-            String::from_utf8(bytes.to_vec()).map_err(|_| CommandError::new(format!("`{key}` is not UTF-8")))
+        let run = &snapshot.run;
+        let (config_key, tokenizer_key) = (&run.student_config.key, &run.student_tokenizer.key);
+        let config = ModelConfig::from_json(&text(store, &run.student_config).await?, config_key)?;
+        let tokenizer = Tokenizer::from_json(&text(store, &run.student_tokenizer).await?, tokenizer_key)?;
+        let file = async |name: &str| match run.student_files.get(name) {
+            Some(file) => text(store, file).await.map(Some),
+            None => Ok(None),
         };
-        let (config_key, tokenizer_key) = (&snapshot.run.student_config.key, &snapshot.run.student_tokenizer.key);
-        let config = ModelConfig::from_json(&text(&config, config_key)?, config_key)?;
-        let tokenizer = Tokenizer::from_json(&text(&tokenizer, tokenizer_key)?, tokenizer_key)?;
+        let (settings, jinja) = (file("tokenizer_config.json").await?, file("chat_template.jinja").await?);
+        let chat = ChatTemplate::from_files(settings.as_deref(), jinja.as_deref())?;
         let config = config.with_real_vocab(tokenizer.vocab_size())?;
-        Ok(Self { config, tokenizer: Arc::new(tokenizer), device })
+        Ok(Self { config, tokenizer: Arc::new(tokenizer), chat, device })
     }
 
     /// The run's tokenizer.
     pub fn tokenizer(&self) -> &Arc<Tokenizer> {
         &self.tokenizer
+    }
+
+    /// The student's chat template, if it has one.
+    pub fn chat(&self) -> Option<&ChatTemplate> {
+        self.chat.as_ref()
     }
 
     /// Tokens that end a response.
@@ -94,4 +102,10 @@ impl PolicyLoader {
         .await?;
         Ok(Some(Student { version, network }))
     }
+}
+
+/// A file of the run's as text.
+async fn text(store: &Store, file: &ObjectRef) -> Result<String> {
+    let bytes = store.get(file).await?;
+    String::from_utf8(bytes.to_vec()).map_err(|_| CommandError::new(format!("`{}` is not UTF-8", file.key)))
 }

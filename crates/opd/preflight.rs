@@ -1,15 +1,18 @@
 //! What is checked before any work: that the settings make sense together, that models, tokenizers and prompts are there
 //! and fit each other. Nothing is written until all of it holds.
 
+mod prompts;
+
 use crate::{
     config::Pipeline,
     error::{CommandError, Result},
     identity::model_digest,
-    prompts::Prompts,
+    model_files, teachers,
 };
 use model::{Device, ModelConfig, Tokenizer, Transformer};
+use prompts::check_prompts;
 use record::{Digest, PromptSet};
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 /// What a run is made of, read and checked.
 pub struct Inputs {
@@ -19,10 +22,12 @@ pub struct Inputs {
     pub student_config: String,
     /// Its tokenizer.json.
     pub student_tokenizer: String,
-    /// Digest of the tokenizer's (token, id) map, the same for student and teacher.
+    /// Its other files, by name.
+    pub student_files: BTreeMap<String, String>,
+    /// Digest of the tokenizer's (token, id) map, the same for student and teachers.
     pub tokenizer_digest: Digest,
-    /// Digest of the teacher's config and weights.
-    pub teacher_digest: Digest,
+    /// Digest of each teacher's config and weights, by teacher id.
+    pub teacher_digests: BTreeMap<String, Digest>,
     /// The training prompts.
     pub prompts: PromptSet,
 }
@@ -37,36 +42,46 @@ pub fn check(pipeline: &Pipeline) -> Result<Inputs> {
         model::device(device).map_err(|error| CommandError::new(format!("{key}: {error}")))?;
     }
     let student = check_model("student.model", &pipeline.student.model)?;
-    let teacher = check_model("teacher.model", &pipeline.teacher.model)?;
-    if let Some(difference) = student.tokenizer.first_difference(&teacher.tokenizer) {
-        let (student, teacher) = (pipeline.student.model.display(), pipeline.teacher.model.display());
-        let what = format!("the tokenizers of student `{student}` and teacher `{teacher}` differ: {difference}");
-        return Err(CommandError::new(what).hint("on-policy distillation needs one token map for both"));
+    let mut teachers = BTreeMap::new();
+    for (id, section) in pipeline.all_teachers() {
+        let teacher = check_model(&format!("{}.model", pipeline.teacher_key(id)), &section.model)?;
+        if let Some(difference) = student.tokenizer.first_difference(&teacher.tokenizer) {
+            let (student, teacher) = (pipeline.student.model.display(), section.model.display());
+            let what = format!("the tokenizers of student `{student}` and teacher `{teacher}` differ: {difference}");
+            return Err(CommandError::new(what).hint("on-policy distillation needs one token map for both"));
+        }
+        teachers.insert(id, teacher);
     }
-    let prompts = Prompts::read(&pipeline.prompts.path)?;
-    check_lengths(pipeline, &prompts, &pipeline.prompts.path, &student, &teacher)?;
-    for path in pipeline.eval.iter().flat_map(|eval| eval.sets.values()) {
-        check_lengths(pipeline, &Prompts::read_with_answers(path)?, path, &student, &teacher)?;
+    let prompts = check_prompts(pipeline, &student, &teachers)?;
+    let mut teacher_digests = BTreeMap::new();
+    for (id, teacher) in pipeline.all_teachers() {
+        teacher_digests.insert(id.to_string(), model_digest(&teacher.model)?);
     }
     let digest = format!("sha256:{}", student.tokenizer.map_digest());
     Ok(Inputs {
         student: Transformer::load(&pipeline.student.model, Device::Cpu)?,
         student_config: with_all_eos(&pipeline.student.model, student.tokenizer.eos_ids())?,
         student_tokenizer: read(&pipeline.student.model.join("tokenizer.json"))?,
+        student_files: model_files::read(&pipeline.student.model)?,
         tokenizer_digest: Digest::try_from(digest)?,
-        teacher_digest: model_digest(&pipeline.teacher.model)?,
-        prompts: prompts.set,
+        teacher_digests,
+        prompts,
     })
 }
 
-fn devices(pipeline: &Pipeline) -> impl Iterator<Item = (&'static str, &str)> {
-    let eval = pipeline.eval.iter().map(|eval| ("eval.device", eval.device.as_str()));
+fn devices(pipeline: &Pipeline) -> impl Iterator<Item = (String, &str)> {
+    let eval = pipeline.eval.iter().map(|eval| ("eval.device".into(), eval.device.as_str()));
+    let teachers = pipeline
+        .all_teachers()
+        .into_iter()
+        .filter_map(|(id, teacher)| Some((format!("{}.device", pipeline.teacher_key(id)), teacher.device.as_deref()?)));
     [
-        ("rollout.device", pipeline.rollout.device.as_str()),
-        ("score.device", pipeline.score.device.as_str()),
-        ("learn.device", pipeline.learn.device.as_str()),
+        ("rollout.device".into(), pipeline.rollout.device.as_str()),
+        ("score.device".into(), pipeline.score.device.as_str()),
+        ("learn.device".into(), pipeline.learn.device.as_str()),
     ]
     .into_iter()
+    .chain(teachers)
     .chain(eval)
 }
 
@@ -77,6 +92,7 @@ fn devices(pipeline: &Pipeline) -> impl Iterator<Item = (&'static str, &str)> {
 pub fn check_settings(pipeline: &Pipeline) -> Result<()> {
     let Pipeline { rollout, score, learn, .. } = pipeline;
     let fault = |what: String, hint: &str| Err(CommandError::new(what).hint(hint));
+    teachers::check_ids(pipeline)?;
     learn.estimator.validate()?;
     learn.optimizer.validate()?;
     for (key, value) in [
@@ -190,30 +206,10 @@ fn check_model(key: &str, dir: &Path) -> Result<Checked> {
             .hint("it names a Hugging Face directory with config.json, tokenizer.json and *.safetensors"));
     }
     let named = |error: model::Error| CommandError::new(format!("{key}: {error}"));
-    Ok(Checked { config: ModelConfig::load(dir).map_err(named)?, tokenizer: Tokenizer::load(dir).map_err(named)? })
-}
-
-fn check_lengths(
-    pipeline: &Pipeline,
-    prompts: &Prompts,
-    path: &Path,
-    student: &Checked,
-    teacher: &Checked,
-) -> Result<()> {
-    let context = student.config.max_position_embeddings.min(teacher.config.max_position_embeddings);
-    let new = pipeline.rollout.max_new_tokens;
-    for (i, prompt) in prompts.prompts.iter().enumerate() {
-        let length = student.tokenizer.encode(&prompt.prompt)?.len();
-        if length == 0 || length + new > context {
-            let what = format!(
-                "prompts `{}`: prompt {} has {length} tokens; with rollout.max_new_tokens = {new} the context of {context} is exceeded",
-                path.display(),
-                i + 1
-            );
-            return Err(CommandError::new(what).hint("shorten the prompt or rollout.max_new_tokens"));
-        }
-    }
-    Ok(())
+    let config = ModelConfig::load(dir).map_err(named)?;
+    // By the headers alone: a damaged file of a large teacher is found before any of it is read.
+    Transformer::check(dir, &config).map_err(named)?;
+    Ok(Checked { config, tokenizer: Tokenizer::load(dir).map_err(named)? })
 }
 
 /// A store keeps one file of settings, so that one says what generation_config.json and tokenizer_config.json add.

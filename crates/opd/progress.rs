@@ -1,10 +1,10 @@
 //! Live lines on a terminal; elsewhere a plain line now and then. All on stderr.
 
-use crate::output::say;
+use crate::{output::say, status::outcome};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use record::Job;
+use record::{EvalCommit, Job};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::IsTerminal,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -24,17 +24,18 @@ pub struct Lines {
 
 impl Lines {
     /// Lines for the jobs of a run.
-    pub fn new(with_eval: bool) -> Self {
+    pub fn new(jobs: impl Iterator<Item = Job>) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let all = MultiProgress::with_draw_target(target);
-        let jobs = [Job::Rollout, Job::Score, Job::Learn].into_iter().chain(with_eval.then_some(Job::Eval));
+        // In the order in which rows pass through them.
+        let jobs: BTreeSet<Job> = jobs.collect();
         let bar = |job: Job| {
             let bar = all.add(ProgressBar::new_spinner().with_style(style()).with_prefix(job.as_str()));
             bar.set_message("starting");
             (job, bar)
         };
-        let bars = jobs.map(bar).collect();
+        let bars = jobs.into_iter().map(bar).collect();
         Self { all, bars, plain: (!terminal).then(|| Arc::new(Mutex::new(Instant::now()))) }
     }
 
@@ -98,15 +99,9 @@ fn describe(job: Job, now: &Snapshot, steps: u64) -> String {
             now.ended.staleness_max
         ),
         Job::Eval => {
-            let newest = now.newest_eval.iter().map(|(set, eval)| {
-                let percent = |(correct, of): record::Ratio| 100.0 * correct / of;
-                format!(
-                    "{set} {}: {:.1} % greedy, {:.1} % sampled",
-                    eval.policy_version,
-                    percent(eval.accuracy),
-                    percent(eval.sampled_accuracy)
-                )
-            });
+            let describe =
+                |(set, eval): (&String, &EvalCommit)| format!("{set} {}: {}", eval.policy_version, outcome(eval));
+            let newest = now.newest_eval.iter().map(describe);
             let newest: Vec<String> = newest.collect();
             if newest.is_empty() { "nothing evaluated yet".into() } else { newest.join("; ") }
         }

@@ -8,22 +8,22 @@ use crate::{
     plan::{self, Next},
     policy::{PolicyLoader, Student},
     prompts::{Prompts, UnitRow, unit_rows},
+    teachers::teacher_of,
 };
 use model::{SamplingParams, TopK, Transformer, chance};
-use record::{Claims, Event, NewRollout, PolicyVersion, RolloutBatch, RolloutBatchInfo, RolloutCommit, UnitRows};
+use record::{
+    Claims, Event, NewRollout, PolicyVersion, RolloutBatch, RolloutBatchInfo, RolloutCommit, RowSet, UnitRows,
+};
 use std::sync::Arc;
-
-/// The id by which the one teacher of a pipeline is known.
-pub const TEACHER: &str = "teacher";
 
 /// Samples until the run is finished or the job is stopped.
 ///
 /// # Errors
 /// Anything that keeps it from going on; what is committed stays.
 pub async fn run(mut job: Context) -> Result<()> {
-    let prompts = Arc::new(Prompts::read(&job.pipeline.prompts.path)?);
-    identity::check_prompts(&job.now().run, &job.pipeline, &prompts.set)?;
     let policy = PolicyLoader::open(&job.store, job.now(), &job.pipeline.rollout.device).await?;
+    let prompts = Arc::new(Prompts::read("prompts", &job.pipeline.prompts, policy.chat())?);
+    identity::check_prompts(&job.now().run, &job.pipeline, &prompts.set)?;
     let params = Arc::new(sampling_params(&job, policy.eos_ids()));
     let mut student: Option<Student> = None;
     while !job.stop.is_asked() {
@@ -46,19 +46,26 @@ pub async fn run(mut job: Context) -> Result<()> {
                 job.begin();
                 let started_at = store::now_ms();
                 let Some(newest) = policy.newest(&job.store, job.now(), student.take()).await? else { continue };
-                let seed = job.pipeline.seed;
-                let rows = unit_rows(seed, prompts.prompts.len() as u64, job.pipeline.units(), &of);
+                // Always the whole unit, whatever part of it is wanted: rounding depends on what is computed together,
+                // and so the same rows come out of it however often it is sampled.
+                let units = job.pipeline.units();
+                let whole = UnitRows { unit: of.unit, rows: RowSet::first(units.rows()) };
+                let rows = unit_rows(job.pipeline.seed, prompts.prompts.len() as u64, units, &whole);
+                let teachers: Vec<String> =
+                    rows.iter().map(|row| teacher_of(&prompts.prompts[row.prompt_id as usize]).to_string()).collect();
+                let parts = plan::parts(&of, |row| &teachers[row as usize]);
+                let (seed, version) = (job.pipeline.seed, newest.version);
                 let (prompts, params, tokenizer) = (prompts.clone(), params.clone(), policy.tokenizer().clone());
-                let (unit, version) = (of.unit, newest.version);
                 let (rollouts, network) = off_thread(move || {
-                    let encode = |row: &UnitRow| Ok(tokenizer.encode(&prompts.prompts[row.prompt_id as usize].prompt)?);
+                    let encode = |row: &UnitRow| prompts.prompts[row.prompt_id as usize].ids(&tokenizer);
                     let prompt_ids = rows.iter().map(encode).collect::<Result<Vec<_>>>()?;
-                    let rollouts = sample(&newest.network, version, seed, unit, &rows, prompt_ids, &prompts, &params)?;
+                    let rollouts =
+                        sample(&newest.network, version, seed, whole.unit, &rows, prompt_ids, &prompts, &params)?;
                     Ok((rollouts, newest.network))
                 })
                 .await?;
                 student = Some(Student { version, network });
-                deliver(&mut job, of, version, started_at, &rollouts).await?;
+                deliver(&mut job, parts, version, started_at, rollouts).await?;
             }
         }
     }
@@ -104,45 +111,50 @@ fn sample(
     Ok(rollouts.collect())
 }
 
-/// Stores a sampled unit and commits it together with a claim of the next, unless somebody delivered it first.
+/// Stores what was sampled of a unit, a batch for each teacher, and commits each, the last together with a claim of the next
+/// unit. What somebody delivered first is passed over.
 async fn deliver(
     job: &mut Context,
-    of: UnitRows,
+    parts: Vec<(String, UnitRows)>,
     policy_version: PolicyVersion,
     started_at: i64,
-    rollouts: &[NewRollout],
+    rollouts: Vec<NewRollout>,
 ) -> Result<()> {
-    let info = RolloutBatchInfo {
-        batch: format!("u{:08}-{}", of.unit, store::unique_id()),
-        policy_version,
-        teacher_id: TEACHER.into(),
-        temperature: job.pipeline.rollout.temperature as f32,
-        top_p: job.pipeline.rollout.top_p as f32,
-        started_at,
-        finished_at: store::now_ms(),
-    };
-    let batch = RolloutBatch::encode(&info, rollouts)
-        .map_err(|error| CommandError::new(format!("what was sampled for unit {}: {error}", of.unit)))?;
-    let tokens = batch.tokens() as u64;
-    job.pass(Point::BeforePut);
-    let object = job.store.put_rollouts(&info.batch, &batch).await?;
-    job.pass(Point::AfterPut);
-    let (lapsed, pace, stopping) = (job.look().await?, job.pace(), job.stop.is_asked());
-    job.append(tokens, |now| {
-        let still_wanted = !now.finished && now.unit_claims.iter().any(|claim| claim.of == of);
-        still_wanted.then(|| {
-            let next = plan::claimable_unit(now, Some(&of), pace, &|worker| lapsed.contains(worker));
-            Event::Rollouts(RolloutCommit {
-                batch: info.batch.clone(),
-                of: of.clone(),
-                policy_version,
-                teacher_id: TEACHER.into(),
-                object: object.clone(),
-                tokens,
-                claims: Claims { units: next.filter(|_| !stopping).into_iter().collect(), ..Claims::default() },
+    let mut rollouts: Vec<Option<NewRollout>> = rollouts.into_iter().map(Some).collect();
+    let last = parts.len().saturating_sub(1);
+    for (i, (teacher_id, of)) in parts.into_iter().enumerate() {
+        let rows: Vec<NewRollout> = of.rows.iter().filter_map(|row| rollouts[row as usize].take()).collect();
+        let info = RolloutBatchInfo {
+            batch: format!("u{:08}-{}", of.unit, store::unique_id()),
+            policy_version,
+            teacher_id,
+            temperature: job.pipeline.rollout.temperature as f32,
+            top_p: job.pipeline.rollout.top_p as f32,
+            started_at,
+            finished_at: store::now_ms(),
+        };
+        let batch = RolloutBatch::encode(&info, &rows)
+            .map_err(|error| CommandError::new(format!("what was sampled for unit {}: {error}", of.unit)))?;
+        let tokens = batch.tokens() as u64;
+        job.pass(Point::BeforePut);
+        let object = job.store.put_rollouts(&info.batch, &batch).await?;
+        job.pass(Point::AfterPut);
+        let (lapsed, pace, goes_on) = (job.look().await?, job.pace(), i == last && !job.stop.is_asked());
+        job.append(tokens, |now| {
+            plan::is_wanted(now, &of).then(|| {
+                let next = plan::claimable_unit(now, Some(&of), pace, &|worker| lapsed.contains(worker));
+                Event::Rollouts(RolloutCommit {
+                    batch: info.batch.clone(),
+                    of: of.clone(),
+                    policy_version,
+                    teacher_id: info.teacher_id.clone(),
+                    object: object.clone(),
+                    tokens,
+                    claims: Claims { units: next.filter(|_| goes_on).into_iter().collect(), ..Claims::default() },
+                })
             })
         })
-    })
-    .await?;
+        .await?;
+    }
     Ok(())
 }

@@ -6,9 +6,9 @@ use crate::{
     context::open_store,
     error::{CommandError, EXIT_ERROR, Result},
     output::{say, show},
-    preflight,
+    plan, preflight,
     progress::Lines,
-    status,
+    recorded, status,
     stop::{self, Stop},
 };
 use record::Job;
@@ -16,7 +16,7 @@ use std::{
     process::{ExitStatus, Stdio},
     time::{Duration, Instant},
 };
-use store::Snapshot;
+use store::{Follower, Snapshot, Versions};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
@@ -25,11 +25,11 @@ use tokio::{
 /// How often the log is looked at and the lines are drawn.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Runs the pipeline to its end.
+/// Runs the pipeline to its end; with `collect`, only sampling and scoring, until the pace lets nothing more come.
 ///
 /// # Errors
 /// What preflight finds, or a job that cannot go on.
-pub async fn run(args: PipelineArgs, dry_run: bool) -> Result<()> {
+pub async fn run(args: PipelineArgs, dry_run: bool, collect: bool) -> Result<()> {
     let pipeline = Pipeline::load(&args.files, &args.sets)?;
     preflight::check_settings(&pipeline)?;
     open_store(&pipeline).await?;
@@ -40,10 +40,12 @@ pub async fn run(args: PipelineArgs, dry_run: bool) -> Result<()> {
     }
     let stop = Stop::listen();
     let mut follower = begin(&pipeline).await?;
-    let lines = Lines::new(pipeline.eval.is_some());
+    let counts = counts(&pipeline, collect);
+    let lines = Lines::new(counts.iter().map(|(job, _)| *job));
     lines.say(&format!("run `{}` in {}", pipeline.name, pipeline.store.url));
-    let mut jobs = start_all(&pipeline, &args, &lines, follower.snapshot())?;
-    let mut stopping = false;
+    let mut jobs = start_all(&pipeline, &counts, &args, &lines, follower.snapshot())?;
+    let is_collected = |now: &Snapshot| collect && plan::is_collected(now, &pipeline.score.set, pipeline.pace());
+    let (mut stopping, mut collected) = (false, false);
     let outcome = loop {
         tokio::time::sleep(LOOK).await;
         // In this order: what a process committed before its end is then known.
@@ -59,7 +61,11 @@ pub async fn run(args: PipelineArgs, dry_run: bool) -> Result<()> {
             lines.say("stopping: each job finishes what it has in hand; Ctrl-C again leaves at once");
             jobs.iter_mut().for_each(Supervised::ask_to_stop);
         }
-        match look_after(&mut jobs, follower.snapshot(), stopping) {
+        if is_collected(follower.snapshot()) && !collected {
+            collected = true;
+            jobs.iter_mut().for_each(Supervised::ask_to_stop);
+        }
+        match look_after(&mut jobs, follower.snapshot(), stopping || collected) {
             Ok(true) => break Ok(()),
             Ok(false) => {}
             Err(error) => break Err(error),
@@ -71,10 +77,27 @@ pub async fn run(args: PipelineArgs, dry_run: bool) -> Result<()> {
     lines.clear();
     outcome?;
     follower.refresh().await?;
-    if stopping && !follower.snapshot().finished {
+    if stopping && !collected && !follower.snapshot().finished {
         say("stopped; the same command goes on from here");
     }
-    show(&status::summary(follower.store(), follower.snapshot()).await?)
+    show(&status::summary(follower.store(), follower.snapshot()).await?)?;
+    if collected { say_collected(&pipeline, &follower).await } else { Ok(()) }
+}
+
+/// Says what a collected store is good for.
+async fn say_collected(pipeline: &Pipeline, follower: &Follower) -> Result<()> {
+    let (commits, set) = (follower.store().history(Some(follower.snapshot().seq)).await?, &pipeline.score.set);
+    let recorded = recorded::scored(&commits, set, &Versions::All);
+    let (rows, tokens): (u64, u64) = recorded
+        .iter()
+        .map(|batch| (u64::from(batch.selected.rows.len()), batch.tokens))
+        .fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1));
+    show(&format!("{:<12} {rows} rollouts with scores in `{set}`, {tokens} response tokens\n", "collected"))?;
+    say(&format!(
+        "hint: train on them with `opd sft` and scores = {{ store = \"{}\", set = \"{set}\" }}, or go on with `opd run`",
+        pipeline.store.url
+    ));
+    Ok(())
 }
 
 /// A job's process, and how to start it again.
@@ -136,15 +159,22 @@ impl Supervised {
     }
 }
 
-fn start_all(pipeline: &Pipeline, args: &PipelineArgs, lines: &Lines, now: &Snapshot) -> Result<Vec<Supervised>> {
-    let eval = u32::from(pipeline.eval.is_some());
-    let counts = [
-        (Job::Learn, 1),
-        (Job::Rollout, pipeline.rollout.workers),
-        (Job::Score, pipeline.score.workers),
-        (Job::Eval, eval),
-    ];
-    let workers = counts.into_iter().flat_map(|(job, count)| (0..count).map(move |i| (job, i)));
+/// How many processes of which job.
+fn counts(pipeline: &Pipeline, collect: bool) -> Vec<(Job, u32)> {
+    let learn = (!collect).then_some((Job::Learn, 1));
+    let eval = (!collect && pipeline.eval.is_some()).then_some((Job::Eval, 1));
+    let sampling = [(Job::Rollout, pipeline.rollout.workers), (Job::Score, pipeline.score.workers)];
+    learn.into_iter().chain(sampling).chain(eval).collect()
+}
+
+fn start_all(
+    pipeline: &Pipeline,
+    counts: &[(Job, u32)],
+    args: &PipelineArgs,
+    lines: &Lines,
+    now: &Snapshot,
+) -> Result<Vec<Supervised>> {
+    let workers = counts.iter().flat_map(|(job, count)| (0..*count).map(move |i| (*job, i)));
     let start = |(job, i): (Job, u32)| {
         let worker = format!("{}-{i}", job.as_str());
         let child = Supervised::start(job, &worker, args, lines)?;

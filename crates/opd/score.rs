@@ -1,38 +1,38 @@
 //! `opd score`: says what the teacher thinks of each rollout.
 
 use crate::{
+    config::Pipeline,
     context::Context,
     error::{CommandError, Result, off_thread},
     failpoint::Point,
     identity,
     output::say,
-    plan::{self, Next},
+    plan::{self, Next, Serves},
+    teachers::listed,
 };
 use model::{ScoreRow, ScoringParams, TopK, Transformer};
 use record::{BatchId, BatchRows, Claims, DropReason, Dropped, Event, Ragged, RolloutBatch, ScoreCommit, ScoredBatch};
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Scores until the run is finished or the job is stopped.
+/// Scores until the run is finished or the job is stopped, what is for the teachers in `only`; without any, for all.
 ///
 /// # Errors
 /// Anything that keeps it from going on; what is committed stays.
-pub async fn run(mut job: Context) -> Result<()> {
-    let (path, device) = (job.pipeline.teacher.model.clone(), model::device(&job.pipeline.score.device)?);
-    let (run, checked) = (job.now().run.clone(), job.pipeline.clone());
-    let teacher = off_thread(move || {
-        identity::check_teacher(&run, &checked)?;
-        Ok(Transformer::load(&path, device)?)
-    });
-    let mut teacher = Some(teacher.await?);
-    let score_set = job.pipeline.score.set.clone();
+pub async fn run(mut job: Context, only: &[String]) -> Result<()> {
+    let serves = Serves { score_set: job.pipeline.score.set.clone(), teachers: served(&job.pipeline, only)? };
+    say(&format!("scores for {}", listed(serves.teachers.iter().map(String::as_str))));
+    let (run, checked, teachers) = (job.now().run.clone(), job.pipeline.clone(), serves.teachers.clone());
+    off_thread(move || identity::check_teachers(&run, &checked, &teachers)).await?;
+    let mut networks: BTreeMap<String, Transformer> = BTreeMap::new();
     while !job.stop.is_asked() {
         let lapsed = job.look().await?;
         let is_lapsed = |worker: &str| lapsed.contains(worker);
         let worker = job.worker().to_string();
-        match plan::score(job.now(), &worker, &score_set, &is_lapsed) {
+        match plan::score(job.now(), &worker, &serves, &is_lapsed) {
             Next::Done => return Ok(()),
             Next::Wait => job.wait().await?,
             Next::Do(plan::Score::Claim(_)) => {
-                job.append(0, |now| match plan::score(now, &worker, &score_set, &is_lapsed) {
+                job.append(0, |now| match plan::score(now, &worker, &serves, &is_lapsed) {
                     Next::Do(plan::Score::Claim(id)) => {
                         Some(Event::Claim(Claims { batches: vec![id], ..Claims::default() }))
                     }
@@ -42,8 +42,8 @@ pub async fn run(mut job: Context) -> Result<()> {
             }
             Next::Do(plan::Score::Score(id)) => {
                 job.begin();
-                let object = job.now().batches[&id].object.clone();
-                let rollouts = match job.store.get_rollouts(&object).await {
+                let batch = job.now().batches[&id].clone();
+                let rollouts = match job.store.get_rollouts(&batch.object).await {
                     Ok(rollouts) => rollouts,
                     Err(error) if error.is_of_one_object() => {
                         say(&format!("batch `{id}` is dropped and will be sampled again: {error}"));
@@ -53,15 +53,32 @@ pub async fn run(mut job: Context) -> Result<()> {
                     Err(error) => return Err(error.into()),
                 };
                 let params = scoring_params(&job, &rollouts);
-                // The teacher travels to the working thread and back: a network belongs to one thread at a time.
-                let network = teacher.take().ok_or_else(|| CommandError::new("internal error: the teacher is away"))?;
-                let (scored, network) = off_thread(move || Ok((score(&network, rollouts, &params)?, network))).await?;
-                teacher = Some(network);
-                deliver(&mut job, id, &score_set, &scored).await?;
+                // A teacher travels to the working thread and back: a network belongs to one thread at a time.
+                let loaded = networks.remove(&batch.teacher_id);
+                let (checked, teacher) = (job.pipeline.clone(), batch.teacher_id.clone());
+                let (scored, network) = off_thread(move || {
+                    let load = || checked.load_teacher(&teacher, model::device(checked.teacher_device(&teacher))?);
+                    let network = loaded.map_or_else(load, Ok)?;
+                    Ok((score(&network, rollouts, &params)?, network))
+                })
+                .await?;
+                networks.insert(batch.teacher_id, network);
+                deliver(&mut job, id, &serves, &scored).await?;
             }
         }
     }
     Ok(())
+}
+
+/// The teachers that a worker has: those in `only`, or all.
+fn served(pipeline: &Pipeline, only: &[String]) -> Result<BTreeSet<String>> {
+    let all = pipeline.all_teachers();
+    if let Some(unknown) = only.iter().find(|id| !all.contains_key(id.as_str())) {
+        let known = listed(all.keys().copied());
+        return Err(CommandError::new(format!("--teacher `{unknown}`: the pipeline has {known}")));
+    }
+    let all = || all.keys().map(|id| id.to_string()).collect();
+    Ok(if only.is_empty() { all() } else { only.iter().cloned().collect() })
 }
 
 fn scoring_params(job: &Context, rollouts: &RolloutBatch) -> ScoringParams {
@@ -96,7 +113,8 @@ pub fn score(teacher: &Transformer, rollouts: RolloutBatch, params: &ScoringPara
 }
 
 /// Stores the scores of a batch and commits them together with a claim of the next, unless somebody did first.
-async fn deliver(job: &mut Context, id: BatchId, score_set: &str, scored: &ScoredBatch) -> Result<()> {
+async fn deliver(job: &mut Context, id: BatchId, serves: &Serves, scored: &ScoredBatch) -> Result<()> {
+    let score_set = &serves.score_set;
     let tokens = scored.rollouts().tokens() as u64;
     job.pass(Point::BeforePut);
     let object = job.store.put_scores(score_set, &id, scored).await?;
@@ -106,10 +124,10 @@ async fn deliver(job: &mut Context, id: BatchId, score_set: &str, scored: &Score
         let still_wanted =
             !now.finished && now.batches.get(&id).is_some_and(|batch| !batch.scores.contains_key(score_set));
         still_wanted.then(|| {
-            let next = plan::claimable_batch(now, Some(&id), score_set, &|worker| lapsed.contains(worker));
+            let next = plan::claimable_batch(now, Some(&id), serves, &|worker| lapsed.contains(worker));
             Event::Scores(ScoreCommit {
                 batch: id.clone(),
-                score_set: score_set.into(),
+                score_set: score_set.clone(),
                 object: object.clone(),
                 claims: Claims { batches: next.filter(|_| !stopping).into_iter().collect(), ..Claims::default() },
             })

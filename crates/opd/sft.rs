@@ -1,21 +1,31 @@
-//! `opd sft`: a cold start by cross-entropy on prompts with given completions.
+//! `opd sft`: trains on what is there, without sampling: by cross-entropy on prompts with given completions, or on recorded
+//! rollouts with the teacher's scores, by any estimator.
+
+mod examples;
+mod heldout;
+mod recorded_rows;
 
 use crate::{
-    config::{apply_sets, from_table},
+    config::{Keys, PromptsSection, apply_sets, from_table},
     error::{CommandError, Result},
-    eval::{Outcome, ask},
+    model_files,
     output::show,
     progress::Line,
-    prompts::{Prompts, shuffle},
     stop::Stop,
 };
-use learner::{Learner, LearnerSettings, OptimizerConfig};
-use model::{Precision, SamplingParams, Tokenizer, Transformer};
+use examples::Examples;
+use heldout::HeldOut;
+use learner::{EstimatorConfig, Learner, LearnerSettings, OptimizerConfig, StepReport};
+use model::{ChatTemplate, Tokenizer, Transformer};
+use recorded_rows::RecordedRows;
 use serde::{Deserialize, Serialize};
 use std::{
     path::{Path, PathBuf},
     time::Instant,
 };
+use toml::Table;
+
+pub use heldout::SftEval;
 
 /// What `opd sft` reads: one TOML file. Paths are relative to it.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -23,8 +33,25 @@ use std::{
 pub struct SftConfig {
     /// A directory with config.json and tokenizer.json; with weights, training goes on from them.
     pub model: PathBuf,
-    /// JSON lines with `prompt` and `completion`.
-    pub data: PathBuf,
+    /// Prompts with completions: `prompt`, a text or messages, and `completion`, in JSON lines or Parquet.
+    pub data: Option<PathBuf>,
+    /// Or recorded rollouts with scores.
+    pub scores: Option<ScoresSection>,
+    /// What is minimised on `scores`; on `data` it is cross-entropy.
+    pub estimator: Option<EstimatorConfig>,
+    /// What the fields of a line are called; `answer` is that of the completion.
+    #[serde(default)]
+    pub keys: Keys,
+    /// As in `[prompts]` of a pipeline.
+    pub template: Option<String>,
+    /// As in `[prompts]` of a pipeline.
+    #[serde(default)]
+    pub chat: bool,
+    /// As in `[prompts]` of a pipeline.
+    pub system: Option<String>,
+    /// As in `[prompts]` of a pipeline.
+    #[serde(default)]
+    pub chat_template_args: Table,
     /// Seed of the first weights and of the order of the data.
     #[serde(default)]
     pub seed: u64,
@@ -40,7 +67,7 @@ pub struct SftConfig {
     pub optimizer: OptimizerConfig,
     /// How it is tested on the way and at the end.
     pub eval: Option<SftEval>,
-    /// `float32` or `bfloat16`, in the written file.
+    /// `float32`, `bfloat16` or `float16`, in the written file.
     #[serde(default = "default_dtype")]
     pub dtype: String,
     /// `cpu`, `cuda` or `cuda:N`.
@@ -51,17 +78,20 @@ pub struct SftConfig {
     pub threads: u32,
 }
 
-/// `[eval]`
+/// `[scores]`
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct SftEval {
-    /// Held-out prompts with answers.
-    pub path: PathBuf,
-    /// Steps between two tests; 0: only at the end.
-    #[serde(default)]
-    pub every: u64,
-    /// Longest response.
-    pub max_new_tokens: usize,
+pub struct ScoresSection {
+    /// As `store.url` of a pipeline: `s3://bucket/prefix`, `file:///path`, or a path relative to where the command runs.
+    pub store: String,
+    /// The score set.
+    #[serde(default = "default_set")]
+    pub set: String,
+    /// Only rollouts of these policy versions, the first and the last.
+    pub versions: Option<[u64; 2]>,
+    /// Batches whose rows are mixed with each other, and in memory at once.
+    #[serde(default = "default_shuffle_batches")]
+    pub shuffle_batches: usize,
 }
 
 fn default_microbatch() -> usize {
@@ -76,51 +106,77 @@ fn default_device() -> String {
 fn default_threads() -> u32 {
     2
 }
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Example {
-    prompt: String,
-    completion: String,
+fn default_set() -> String {
+    "main".into()
+}
+fn default_shuffle_batches() -> usize {
+    16
 }
 
-/// Trains, tests, and writes a Hugging Face directory to `out`.
+/// What the steps train on.
+enum Data {
+    Examples(Examples),
+    Recorded(RecordedRows),
+}
+
+impl Data {
+    fn open(config: &SftConfig, chat: Option<&ChatTemplate>, tokenizer: &Tokenizer, context: usize) -> Result<Self> {
+        let fault = |what: &str, hint: &str| Err(CommandError::new(what).hint(hint));
+        match (&config.data, &config.scores, &config.estimator) {
+            (Some(path), None, None) => Ok(Self::Examples(Examples::read(config, path, chat, tokenizer, context)?)),
+            (None, Some(scores), Some(estimator)) => {
+                Ok(Self::Recorded(RecordedRows::open(config, scores, estimator, tokenizer, context)?))
+            }
+            (Some(_), Some(_), _) => fault("both data and scores are given", "keep one of them"),
+            (Some(_), None, Some(_)) => {
+                fault("data and estimator are given", "estimator is for scores; on data it is cross-entropy")
+            }
+            (None, Some(_), None) => fault(
+                "scores are given, but no estimator",
+                "for example estimator = { name = \"forward_kl\", top_k = 64 }",
+            ),
+            (None, None, _) => fault(
+                "neither data nor scores are given",
+                "data = \"FILE.jsonl\" has prompts with completions, scores = { store = \"STORE\" } recorded rollouts",
+            ),
+        }
+    }
+
+    fn step(&mut self, learner: &mut Learner, rows: usize) -> Result<StepReport> {
+        match self {
+            Self::Examples(examples) => examples.step(learner, rows),
+            Self::Recorded(rows_of_store) => rows_of_store.step(learner, rows),
+        }
+    }
+}
+
+/// Trains, tests, and writes a Hugging Face directory to `out`. Needs the tokio runtime, on a thread that may block.
 ///
 /// # Errors
 /// A fault in the settings, the model or the data, said before the first step; or a step that is not finite.
 pub fn run(file: &Path, sets: &[String], out: &Path, stop: &Stop) -> Result<()> {
     let config = load(file, sets)?;
-    let precision = precision(&config.dtype)?;
+    let precision = model_files::precision("dtype", &config.dtype)?;
     let device = model::device(&config.device)?;
     model::set_threads(config.threads as usize);
     let tokenizer = Tokenizer::load(&config.model)?;
+    let chat = ChatTemplate::load(&config.model)?;
     let student = first_weights(&config, &tokenizer, device)?;
-    let examples = read_examples(&config.data, &tokenizer, student.config().max_position_embeddings)?;
-    let problems = config.eval.as_ref().map(|eval| Prompts::read_with_answers(&eval.path)).transpose()?;
+    let mut data = Data::open(&config, chat.as_ref(), &tokenizer, student.config().max_position_embeddings)?;
+    let held_out = HeldOut::read(&config, chat.as_ref(), &tokenizer)?;
+    let files = model_files::read(&config.model)?;
     std::fs::create_dir_all(out).map_err(|error| CommandError::new(format!("--out `{}`: {error}", out.display())))?;
 
     let settings = LearnerSettings { microbatch_tokens: config.microbatch_tokens, ..LearnerSettings::default() };
     let mut learner = Learner::new(student, config.optimizer, settings)?;
     let line = Line::new("sft");
     let (begun, mut tokens, mut made) = (Instant::now(), 0, 0);
-    let mut order = Vec::new();
     for step in 1..=config.steps {
         if stop.is_asked() {
             line.say(&format!("stopped after step {made}; what was learned is kept"));
             break;
         }
-        let from = (step - 1) * config.rows_per_step as u64;
-        let rows: Vec<(&[i32], &[i32])> = (from..from + config.rows_per_step as u64)
-            .map(|place| {
-                let (epoch, place) = (place / examples.len() as u64, (place % examples.len() as u64) as usize);
-                if place == 0 || order.is_empty() {
-                    order = shuffle(config.seed, epoch, examples.len() as u64);
-                }
-                let (prompt, completion) = &examples[order[place] as usize];
-                (prompt.as_slice(), completion.as_slice())
-            })
-            .collect();
-        let report = learner.sft_step(&rows)?;
+        let report = data.step(&mut learner, config.rows_per_step)?;
         if !report.update.is_some_and(|update| update.applied) {
             let what = format!("step {step}: the gradient is not finite");
             return Err(CommandError::new(what).hint("lower optimizer.learning_rate"));
@@ -128,39 +184,30 @@ pub fn run(file: &Path, sets: &[String], out: &Path, stop: &Stop) -> Result<()> 
         made = step;
         tokens += report.trained_tokens;
         let (sum, count) = report.metrics.get("loss").copied().unwrap_or((0.0, 1.0));
-        let speed = tokens as f64 / begun.elapsed().as_secs_f64();
-        line.show(&format!("step {step}/{}  loss {:.4}  {speed:.0} tok/s", config.steps, sum / count));
-        if let (Some(eval), Some(problems)) = (&config.eval, &problems)
-            && eval.every > 0
-            && step.is_multiple_of(eval.every)
-            && step < config.steps
-        {
-            let (greedy, sampled) = test(learner.student(), &tokenizer, problems, eval, config.seed)?;
-            let seconds = begun.elapsed().as_secs();
-            line.say(&format!(
-                "step {step}  loss {:.4}  held-out accuracy {:.1} % greedy, {:.1} % at T = 1  ({seconds} s)",
-                sum / count,
-                percent(greedy),
-                percent(sampled)
-            ));
+        let (loss, speed) = (sum / count, tokens as f64 / begun.elapsed().as_secs_f64());
+        line.show(&format!("step {step}/{}  loss {loss:.4}  {speed:.0} tok/s", config.steps));
+        let is_due = |every: u64| every > 0 && step.is_multiple_of(every) && step < config.steps;
+        if let Some(held_out) = held_out.as_ref().filter(|held_out| is_due(held_out.every)) {
+            let (accuracy, seconds) = (held_out.test(learner.student(), &tokenizer)?, begun.elapsed().as_secs());
+            line.say(&format!("step {step}  loss {loss:.4}  {accuracy}  ({seconds} s)"));
+        } else if step == 1 || step == config.steps {
+            line.say(&format!("step {step}  loss {loss:.4}"));
         }
     }
     line.clear();
     learner.student().save(out, precision)?;
-    for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
-        let (from, to) = (config.model.join(name), out.join(name));
-        if from.exists() && from != to {
-            std::fs::copy(&from, &to).map_err(|error| CommandError::new(format!("`{}`: {error}", to.display())))?;
-        }
+    let tokenizer_json = config.model.join("tokenizer.json");
+    let fault = |path: &Path, error: std::io::Error| CommandError::new(format!("`{}`: {error}", path.display()));
+    let text = std::fs::read_to_string(&tokenizer_json).map_err(|error| fault(&tokenizer_json, error))?;
+    for (name, text) in files.iter().chain([(&"tokenizer.json".to_string(), &text)]) {
+        let path = out.join(name);
+        std::fs::write(&path, text).map_err(|error| fault(&path, error))?;
     }
     show(&format!("wrote {} after {made} steps, {} s\n", out.display(), begun.elapsed().as_secs()))?;
-    if let (Some(eval), Some(problems)) = (&config.eval, &problems)
-        && !stop.is_asked()
-    {
-        // Tested as written: bfloat16 on disk is what a run starts from.
+    if let Some(held_out) = held_out.filter(|_| !stop.is_asked()) {
+        // Tested as written: what is on disk is what a run starts from.
         let written = Transformer::load(out, device)?;
-        let (greedy, sampled) = test(&written, &tokenizer, problems, eval, config.seed)?;
-        show(&format!("held-out accuracy {:.1} % greedy, {:.1} % at T = 1\n", percent(greedy), percent(sampled)))?;
+        show(&format!("{}\n", held_out.test(&written, &tokenizer)?))?;
     }
     Ok(())
 }
@@ -168,14 +215,13 @@ pub fn run(file: &Path, sets: &[String], out: &Path, stop: &Stop) -> Result<()> 
 fn load(file: &Path, sets: &[String]) -> Result<SftConfig> {
     let shown = file.display();
     let text = std::fs::read_to_string(file).map_err(|error| CommandError::new(format!("`{shown}`: {error}")))?;
-    let mut table: toml::Table = toml::from_str(&text)
+    let mut table: Table = toml::from_str(&text)
         .map_err(|error| CommandError::new(format!("`{shown}`: {}", error.to_string().trim_end())))?;
     apply_sets(&mut table, sets)?;
     let mut config: SftConfig = from_table(&format!("`{shown}`"), table)?;
     let folder = file.parent().unwrap_or(Path::new(""));
-    for path in
-        [&mut config.model, &mut config.data].into_iter().chain(config.eval.iter_mut().map(|eval| &mut eval.path))
-    {
+    let eval = config.eval.iter_mut().map(|eval| &mut eval.path);
+    for path in [&mut config.model].into_iter().chain(&mut config.data).chain(eval) {
         *path = folder.join(&*path);
     }
     for (key, value) in [
@@ -183,78 +229,49 @@ fn load(file: &Path, sets: &[String]) -> Result<SftConfig> {
         ("rows_per_step", config.rows_per_step as u64),
         ("microbatch_tokens", config.microbatch_tokens as u64),
         ("threads", u64::from(config.threads)),
+        ("scores.shuffle_batches", config.scores.as_ref().map_or(1, |scores| scores.shuffle_batches as u64)),
     ] {
         if value == 0 {
             return Err(CommandError::new(format!("{key} is 0")).hint("it must be 1 or more"));
         }
     }
+    if let Some([first, last]) = config.scores.as_ref().and_then(|scores| scores.versions)
+        && first > last
+    {
+        let what = format!("scores.versions is [{first}, {last}]");
+        return Err(CommandError::new(what).hint("the first version comes first; both are included"));
+    }
     config.optimizer.validate()?;
+    config.estimator.as_ref().map_or(Ok(()), EstimatorConfig::validate)?;
     Ok(config)
 }
 
-fn precision(dtype: &str) -> Result<Precision> {
-    match dtype {
-        "float32" => Ok(Precision::F32),
-        "bfloat16" => Ok(Precision::Bf16),
-        other => Err(CommandError::new(format!("dtype is `{other}`")).hint("it is `float32` or `bfloat16`")),
+impl SftConfig {
+    /// A prompt set that is asked as this one says.
+    fn section(&self, path: &Path, keys: Keys) -> PromptsSection {
+        PromptsSection {
+            path: path.into(),
+            keys,
+            template: self.template.clone(),
+            chat: self.chat,
+            system: self.system.clone(),
+            chat_template_args: self.chat_template_args.clone(),
+        }
+    }
+
+    /// The keys of a line of `data`.
+    fn completion_keys(&self) -> Keys {
+        let answer = self.keys.answer.clone().or_else(|| Some("completion".into()));
+        Keys { answer, ..self.keys.clone() }
     }
 }
 
 /// The weights that are there, or, where there are none, random ones.
 fn first_weights(config: &SftConfig, tokenizer: &Tokenizer, device: model::Device) -> Result<Transformer> {
-    if config.model.join("model.safetensors").exists() {
+    let has = |name: &str| config.model.join(name).exists();
+    if has("model.safetensors") || has("model.safetensors.index.json") {
         return Ok(Transformer::load(&config.model, device)?);
     }
     let shape = model::ModelConfig::load(&config.model)?.with_real_vocab(tokenizer.vocab_size())?;
     Ok(Transformer::new_random(shape, config.seed, device)?)
-}
-
-/// Token ids of (prompt, completion and EOS).
-fn read_examples(path: &Path, tokenizer: &Tokenizer, context: usize) -> Result<Vec<(Vec<i32>, Vec<i32>)>> {
-    let shown = path.display();
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        CommandError::new(format!("data `{shown}`: {error}")).hint("JSON lines with `prompt` and `completion`")
-    })?;
-    let eos = *tokenizer.eos_ids().first().ok_or_else(|| CommandError::new("the tokenizer names no EOS token"))?;
-    let mut examples = Vec::new();
-    for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let fault = |what: String| CommandError::new(format!("data `{shown}`, line {}: {what}", i + 1));
-        let example: Example = serde_json::from_str(line).map_err(|error| fault(error.to_string()))?;
-        let prompt = tokenizer.encode(&example.prompt)?;
-        let mut completion = tokenizer.encode(&example.completion)?;
-        completion.push(eos);
-        let length = prompt.len() + completion.len();
-        if prompt.is_empty() || completion.len() == 1 || length > context {
-            return Err(fault(format!("{length} tokens; expected some of each, at most {context} in all")));
-        }
-        examples.push((prompt, completion));
-    }
-    if examples.is_empty() {
-        return Err(CommandError::new(format!("data `{shown}`: no example in it")));
-    }
-    Ok(examples)
-}
-
-fn test(
-    student: &Transformer,
-    tokenizer: &Tokenizer,
-    problems: &Prompts,
-    eval: &SftEval,
-    seed: u64,
-) -> Result<(Outcome, Outcome)> {
-    let greedy = SamplingParams {
-        temperature: 0.0,
-        top_p: 1.0,
-        max_new_tokens: eval.max_new_tokens,
-        eos: tokenizer.eos_ids().to_vec(),
-        draws: 0,
-        top_k: None,
-    };
-    let sampled = SamplingParams { temperature: 1.0, ..greedy.clone() };
-    let ask = |params| ask(student, tokenizer, problems, params, seed, 128);
-    Ok((ask(&greedy)?, ask(&sampled)?))
-}
-
-fn percent(outcome: Outcome) -> f64 {
-    100.0 * outcome.correct as f64 / outcome.problems as f64
 }

@@ -1,10 +1,10 @@
 //! A seeded simulation of whole runs on one thread: the jobs' plans over the fold of one log, workers that act in any order,
 //! vanish at any moment and come back, without clock, disk or network.
 
-use crate::plan::{self, Learn, Next, Pace, Rollout, Score};
+use crate::plan::{self, Learn, Next, Pace, Rollout, Score, Serves};
 use record::{
     BatchRows, Claims, Commit, Digest, DropReason, Event, FORMAT, Job, ObjectRef, Policy, PolicyVersion, PromptSet,
-    RolloutCommit, Run, ScoreCommit, ScoreSet, StepCommit, Units, Work,
+    RolloutCommit, Run, ScoreCommit, ScoreSet, StepCommit, UnitRows, Units, Work,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use store::Snapshot;
@@ -16,9 +16,11 @@ const SET: &str = "main";
 pub struct Shape {
     /// Rows of a unit.
     pub unit_rows: u32,
+    /// Teachers, whose rows of a unit come in turns.
+    pub teachers: u32,
     /// How it is paced.
     pub pace: Pace,
-    /// Rollout workers, and score workers.
+    /// Rollout workers, and score workers: if there are enough of these, each serves one teacher, else all serve all.
     pub workers: usize,
     /// Steps between two published versions.
     pub publish_every: u64,
@@ -59,7 +61,7 @@ impl Chance {
 #[derive(Clone, Debug)]
 enum InHand {
     Nothing,
-    Rollouts { of: record::UnitRows, version: PolicyVersion },
+    Rollouts { parts: Vec<(String, UnitRows)>, version: PolicyVersion },
     Scores { batch: String },
     Step { rows: Vec<BatchRows>, version: PolicyVersion },
 }
@@ -72,7 +74,7 @@ struct Simulation {
     names: u64,
     delivered: u64,
     trained: Vec<(u64, u32)>,
-    units_of: BTreeMap<String, record::UnitRows>,
+    units_of: BTreeMap<String, UnitRows>,
     /// Workers that have not been heard of for long: their claims may be taken over.
     silent: BTreeSet<String>,
 }
@@ -111,7 +113,7 @@ pub fn simulate(shape: Shape, seed: u64) -> Result<Outcome, String> {
 
 impl Simulation {
     fn new(shape: Shape, seed: u64) -> Result<Self, String> {
-        let first = commit(0, "run", Job::Run, Event::Run(Box::new(identity(shape.unit_rows, seed))));
+        let first = commit(0, "run", Job::Run, Event::Run(Box::new(identity(shape.unit_rows, shape.teachers, seed))));
         let now = Snapshot::start(&first).map_err(|error| error.to_string())?;
         let (commits, trained) = (vec![first], Vec::new());
         let (units_of, silent) = (BTreeMap::new(), BTreeSet::new());
@@ -123,10 +125,18 @@ impl Simulation {
         let silent = self.silent.clone();
         let lapsed = |name: &str| silent.contains(name);
         match (job, held) {
-            (Job::Rollout, InHand::Rollouts { of, version }) => self.deliver(worker, of, version, &lapsed)?,
+            (Job::Rollout, InHand::Rollouts { mut parts, version }) => {
+                let (teacher, of) = parts.remove(0);
+                self.deliver(worker, teacher, of, version, parts.is_empty(), &lapsed)?;
+                if !parts.is_empty() {
+                    return Ok(InHand::Rollouts { parts, version });
+                }
+            }
             (Job::Rollout, _) => match plan::rollout(&self.now, worker, self.shape.pace, &lapsed) {
                 Next::Do(Rollout::Sample(of)) => {
-                    return Ok(InHand::Rollouts { of, version: self.now.newest_policy().version });
+                    let teachers: Vec<String> = (0..self.shape.teachers).map(teacher).collect();
+                    let parts = plan::parts(&of, |row| &teachers[(row % self.shape.teachers) as usize]);
+                    return Ok(InHand::Rollouts { parts, version: self.now.newest_policy().version });
                 }
                 Next::Do(Rollout::Claim(of)) => {
                     self.append(worker, job, Event::Claim(Claims { units: vec![of], ..Claims::default() }))?;
@@ -134,7 +144,7 @@ impl Simulation {
                 Next::Wait | Next::Done => {}
             },
             (Job::Score, InHand::Scores { batch }) => self.score(worker, batch, &lapsed)?,
-            (Job::Score, _) => match plan::score(&self.now, worker, SET, &lapsed) {
+            (Job::Score, _) => match plan::score(&self.now, worker, &self.serves(worker), &lapsed) {
                 Next::Do(Score::Score(batch)) => return Ok(InHand::Scores { batch }),
                 Next::Do(Score::Claim(id)) => {
                     self.append(worker, job, Event::Claim(Claims { batches: vec![id], ..Claims::default() }))?;
@@ -158,11 +168,13 @@ impl Simulation {
     fn deliver(
         &mut self,
         worker: &str,
-        of: record::UnitRows,
+        teacher_id: String,
+        of: UnitRows,
         version: PolicyVersion,
+        is_last: bool,
         lapsed: plan::Lapsed<'_>,
     ) -> Result<(), String> {
-        if !self.now.unit_claims.iter().any(|claim| claim.of == of) {
+        if !plan::is_wanted(&self.now, &of) {
             return Ok(());
         }
         self.names += 1;
@@ -174,12 +186,20 @@ impl Simulation {
             batch,
             of,
             policy_version: version,
-            teacher_id: "teacher".into(),
+            teacher_id,
             object: ObjectRef { key: "r".into(), bytes: 1, digest: Digest::of(b"r") },
             tokens: 1,
-            claims: Claims { units: next.into_iter().collect(), ..Claims::default() },
+            claims: Claims { units: next.filter(|_| is_last).into_iter().collect(), ..Claims::default() },
         };
         self.append(worker, Job::Rollout, Event::Rollouts(rollouts))
+    }
+
+    /// What a score worker has, by the number in its name.
+    fn serves(&self, worker: &str) -> Serves {
+        let (count, all) = (self.shape.teachers, self.shape.workers < self.shape.teachers as usize);
+        let number: u32 = worker.rsplit('-').next().and_then(|number| number.parse().ok()).unwrap_or_default();
+        let teachers = (0..count).filter(|i| all || number % count == *i).map(teacher).collect();
+        Serves { score_set: SET.into(), teachers }
     }
 
     fn score(&mut self, worker: &str, batch: String, lapsed: plan::Lapsed<'_>) -> Result<(), String> {
@@ -194,7 +214,7 @@ impl Simulation {
             let dropped = vec![record::Dropped { of, reason: DropReason::Corrupt, reissue: true }];
             return self.append(worker, Job::Score, Event::Drop { dropped });
         }
-        let next = plan::claimable_batch(&self.now, Some(&batch), SET, lapsed);
+        let next = plan::claimable_batch(&self.now, Some(&batch), &self.serves(worker), lapsed);
         let scores = ScoreCommit {
             batch,
             score_set: SET.into(),
@@ -245,15 +265,20 @@ impl Simulation {
     }
 }
 
+/// The id of a simulation's teacher.
+fn teacher(i: u32) -> String {
+    format!("teacher-{i}")
+}
+
 /// The identity of a run that needs no files.
-pub(crate) fn identity(unit_rows: u32, seed: u64) -> Run {
+pub(crate) fn identity(unit_rows: u32, teachers: u32, seed: u64) -> Run {
     let object = ObjectRef { key: "x".into(), bytes: 1, digest: Digest::of(b"x") };
     Run {
         run_id: "simulation".into(),
         pipeline: "simulation".into(),
         seed,
         tokenizer: object.digest,
-        teachers: BTreeMap::from([("teacher".to_string(), object.digest)]),
+        teachers: (0..teachers).map(|i| (teacher(i), object.digest)).collect(),
         prompts: PromptSet { digest: object.digest, count: 1_000 },
         units: Units { prompts: unit_rows, samples: 1 },
         score_sets: BTreeMap::from([(
@@ -262,6 +287,7 @@ pub(crate) fn identity(unit_rows: u32, seed: u64) -> Run {
         )]),
         student_config: object.clone(),
         student_tokenizer: object.clone(),
+        student_files: BTreeMap::new(),
         policy: Policy { version: PolicyVersion(0), weights: object },
     }
 }
@@ -286,7 +312,7 @@ mod tests {
 
     fn shape(max_staleness: u64, workers: usize, silent_percent: u64, corrupt_percent: u64) -> Shape {
         let pace = Pace { rows_per_step: 8, steps: 12, max_staleness };
-        Shape { unit_rows: 4, pace, workers, publish_every: 1, silent_percent, corrupt_percent }
+        Shape { unit_rows: 4, teachers: 1, pace, workers, publish_every: 1, silent_percent, corrupt_percent }
     }
 
     fn check(shape: Shape, seed: u64) -> Outcome {
@@ -312,10 +338,21 @@ mod tests {
     }
 
     #[test]
+    fn with_several_teachers_each_unit_is_trained_on_teacher_by_teacher_whatever_happens() {
+        let order: Vec<(u64, u32)> = (0..24).flat_map(|unit| [0, 2, 1, 3].map(move |row| (unit, row))).collect();
+        for seed in 0..40 {
+            let workers = 1 + seed as usize % 3;
+            let shape = Shape { teachers: 2, ..shape(0, workers, 10, 3) };
+            assert_eq!(check(shape, seed).trained, order, "seed {seed}");
+        }
+    }
+
+    #[test]
     fn without_accidents_nothing_is_dropped_and_nothing_sampled_twice() {
         for seed in 0..40 {
             for publish_every in 1..=3 {
-                let outcome = check(Shape { publish_every, ..shape(2, 1, 0, 0) }, seed);
+                let teachers = 1 + seed as u32 % 3;
+                let outcome = check(Shape { publish_every, teachers, ..shape(2, 1, 0, 0) }, seed);
                 assert!(outcome.end.ended.dropped.is_empty(), "seed {seed}: {:?}", outcome.end.ended);
             }
         }
@@ -339,10 +376,10 @@ mod tests {
         #[test]
         fn every_row_ends_once_and_none_is_too_stale(
             seed in any::<u64>(), staleness in 0u64..6, workers in 1usize..5, silent in 0u64..30, corrupt in 0u64..10,
-            publish_every in 1u64..7,
+            publish_every in 1u64..7, teachers in 1u32..4,
         ) {
             let publish_every = publish_every.min(staleness + 1);
-            check(Shape { publish_every, ..shape(staleness, workers, silent, corrupt) }, seed);
+            check(Shape { publish_every, teachers, ..shape(staleness, workers, silent, corrupt) }, seed);
         }
     }
 }

@@ -52,16 +52,29 @@ fn accuracy(text: &mut String, commits: &[Commit]) {
             *last = eval;
         }
     }
-    let percent = |(correct, of): Ratio| format!("{:.1} %", 100.0 * correct / of);
     for (set, (first, last)) in first_and_last {
         for eval in [first, last] {
-            let (greedy, sampled) = (percent(eval.accuracy), percent(eval.sampled_accuracy));
-            row(text, "accuracy", &format!("{set} {}: {greedy} greedy, {sampled} sampled", eval.policy_version));
+            let name = if eval.accuracy.1 > 0.0 { "accuracy" } else { "eval" };
+            row(text, name, &format!("{set} {}: {}", eval.policy_version, outcome(eval)));
             if first.policy_version == last.policy_version {
                 break;
             }
         }
     }
+}
+
+/// How an evaluation came out: what was measured of accuracy and reverse KL.
+pub fn outcome(eval: &EvalCommit) -> String {
+    let measured = |(sum, count): &Ratio| (*count > 0.0).then(|| sum / count);
+    let percent = |ratio: &Ratio, name: &str| measured(ratio).map(|share| format!("{:.1} % {name}", 100.0 * share));
+    let reverse_kl = eval.metrics.get("reverse_kl").and_then(measured);
+    let parts = [
+        percent(&eval.accuracy, "greedy"),
+        percent(&eval.sampled_accuracy, "sampled"),
+        reverse_kl.map(|nats| format!("reverse KL {nats:.3}")),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { "only lengths were measured".into() } else { parts.join(", ") }
 }
 
 fn steps(text: &mut String, now: &Snapshot, commits: &[Commit]) {
@@ -127,4 +140,26 @@ fn size(bytes: u64) -> String {
         unit += 1;
     }
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use record::PolicyVersion;
+
+    #[test]
+    fn an_outcome_tells_what_was_measured() {
+        let eval = |accuracy, reverse_kl: Option<Ratio>| EvalCommit {
+            eval_set: "heldout".into(),
+            policy_version: PolicyVersion(0),
+            accuracy,
+            sampled_accuracy: accuracy,
+            metrics: reverse_kl.into_iter().map(|ratio| ("reverse_kl".to_string(), ratio)).collect(),
+        };
+        let kl = Some((80.3, 100.0));
+        assert_eq!(outcome(&eval((1.0, 4.0), kl)), "25.0 % greedy, 25.0 % sampled, reverse KL 0.803");
+        assert_eq!(outcome(&eval((1.0, 4.0), None)), "25.0 % greedy, 25.0 % sampled");
+        assert_eq!(outcome(&eval((0.0, 0.0), kl)), "reverse KL 0.803");
+        assert_eq!(outcome(&eval((0.0, 0.0), None)), "only lengths were measured");
+    }
 }

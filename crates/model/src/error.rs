@@ -110,6 +110,14 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A template that is not Jinja, or that could not be rendered.
+    #[error("template `{name}`: {reason}")]
+    Template {
+        /// Its file or key, as given.
+        name: String,
+        /// What is wrong, in the template's own words where it raises.
+        reason: String,
+    },
     /// A device that does not exist here.
     #[error("device `{name}`: {reason}")]
     Device {
@@ -118,7 +126,7 @@ pub enum Error {
         /// Why it cannot be had, and what can.
         reason: String,
     },
-    /// A setting of sampling or scoring out of its range.
+    /// A setting out of its range.
     #[error("`{key}` is {found}, expected {expected}")]
     Setting {
         /// The setting.

@@ -4,6 +4,7 @@
 //! - [`ModelConfig`], the shape of a network by its checkpoint's `config.json` (Llama, Qwen2 or Qwen3), and [`Transformer`], the network: hidden
 //!   states with autograd, named parameters, the head, weights from and to safetensors.
 //! - [`Tokenizer`], text to ids and back; two are the same iff their maps are.
+//! - [`ChatTemplate`], messages to the text a checkpoint was trained on; [`template::Template`], the Jinja it is written in.
 //! - [`sample()`]: [`Prompt`]s and [`SamplingParams`] to [`record::Sample`]s.
 //! - [`score()`]: [`ScoreRow`]s and [`ScoringParams`] to [`record::Score`]s.
 //! - [`reverse_kl()`]: how far a student is from its teacher, over the full vocabulary.
@@ -32,6 +33,7 @@
 mod batch;
 mod cache;
 pub mod chance;
+mod chat;
 mod checkpoint;
 mod config;
 mod decoder;
@@ -41,15 +43,18 @@ mod error;
 mod header;
 mod host;
 mod keys;
+mod python;
 mod rope;
 mod sample;
 mod score;
 mod support;
+pub mod template;
 mod tokenizer;
 mod top_k;
 mod transformer;
 mod weights;
 
+pub use chat::ChatTemplate;
 pub use config::{Family, ModelConfig};
 pub use device::{device, load_cuda, set_threads};
 pub use divergence::reverse_kl;

@@ -71,9 +71,20 @@ impl Tokenizer {
         Ok(Self { inner, file: file.into(), tokens, eos: Vec::new() })
     }
 
-    /// Ids of a text. Special tokens written out in it are recognised; none is added.
+    /// Ids of a text. Special tokens written out in it are recognised; none is added. This is how completions and texts of a
+    /// chat template are read.
     pub fn encode(&self, text: &str) -> Result<Vec<i32>> {
-        let encoding = self.inner.encode_fast(text, false).map_err(|reason| self.error(reason.to_string()))?;
+        self.ids_of(text, false)
+    }
+
+    /// Ids of a plain text that begins a sequence, with the special tokens that the tokenizer itself adds (BOS for Llama).
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<i32>> {
+        self.ids_of(text, true)
+    }
+
+    fn ids_of(&self, text: &str, add_special_tokens: bool) -> Result<Vec<i32>> {
+        let encoding =
+            self.inner.encode_fast(text, add_special_tokens).map_err(|reason| self.error(reason.to_string()))?;
         Ok(encoding.get_ids().iter().map(|&id| id as i32).collect())
     }
 

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 /// Type of number that weights are written in. In memory they are always float32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub enum Precision {
     F32,
     /// 2 bytes, rounded to 8 significant bits.
     Bf16,
+    /// 2 bytes, rounded to 11 significant bits; nothing beyond 65,504.
+    F16,
 }
 
 impl Precision {
@@ -29,13 +31,14 @@ impl Precision {
         match self {
             Precision::F32 => ("F32", "float32", Kind::Float),
             Precision::Bf16 => ("BF16", "bfloat16", Kind::BFloat16),
+            Precision::F16 => ("F16", "float16", Kind::Half),
         }
     }
 
     fn bytes(self) -> usize {
         match self {
             Precision::F32 => 4,
-            Precision::Bf16 => 2,
+            Precision::Bf16 | Precision::F16 => 2,
         }
     }
 }
@@ -96,7 +99,7 @@ impl Transformer {
         self.to_safetensors_in(Precision::F32)
     }
 
-    /// The weights as the bytes of a safetensors file, in either precision.
+    /// The weights as the bytes of a safetensors file, in any precision.
     pub fn to_safetensors_in(&self, precision: Precision) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.write(precision, &mut bytes)?;
@@ -137,7 +140,8 @@ impl Transformer {
         let failed = |source| Error::Write { path: "(memory)".into(), source };
         to.write_all(&(header.len() as u64).to_le_bytes()).map_err(failed)?;
         to.write_all(header.as_bytes()).map_err(failed)?;
-        for tensor in self.parameter_map().values() {
+        for (name, tensor) in self.parameter_map() {
+            check_range(name, tensor, precision)?;
             let tensor = tensor.f_detach()?.f_to_kind(kind)?.f_to_device(Device::Cpu)?.f_contiguous()?;
             let mut bytes = vec![0; tensor.numel() * precision.bytes()];
             tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
@@ -145,6 +149,20 @@ impl Transformer {
         }
         Ok(())
     }
+}
+
+/// Refuses a weight that float16 would make infinite.
+fn check_range(name: &str, tensor: &tch::Tensor, precision: Precision) -> Result<()> {
+    const LARGEST: f64 = 65_504.0;
+    if precision != Precision::F16 {
+        return Ok(());
+    }
+    let most = tensor.f_abs()?.f_max()?.f_double_value(&[])?;
+    if most <= LARGEST {
+        return Ok(());
+    }
+    let expected = format!("a type that holds {most}, a weight of `{name}`: bfloat16 or float32");
+    Err(Error::Setting { key: "dtype", expected, found: "float16".into() })
 }
 
 /// Name and shape of every tensor of a network.

@@ -169,15 +169,18 @@ pub struct Run {
     pub student_config: ObjectRef,
     /// The student's tokenizer.json.
     pub student_tokenizer: ObjectRef,
+    /// The student's other files that say how it is prompted and when it stops, by file name, as far as it has them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub student_files: BTreeMap<String, ObjectRef>,
     /// Policy version 0.
     pub policy: Policy,
 }
 
-/// A prompt set, by content.
+/// A prompt set, as it is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PromptSet {
-    /// SHA-256 of the file.
+    /// SHA-256 over the prompts' texts, data sources and teacher ids, in their order.
     pub digest: Digest,
     /// Number of prompts.
     pub count: u64,
@@ -236,7 +239,7 @@ pub struct Claims {
     pub batches: Vec<BatchId>,
 }
 
-/// Some rows of a unit; all of them unless the unit is issued again.
+/// Some rows of a unit: all of them, those of one teacher, or those that are issued again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnitRows {
@@ -246,7 +249,7 @@ pub struct UnitRows {
     pub rows: RowSet,
 }
 
-/// A sampled unit: row i of the batch is the i-th row of `of`.
+/// A sampled unit, or what of it is for one teacher: row i of the batch is the i-th row of `of`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RolloutCommit {
     /// The new batch.
@@ -362,7 +365,7 @@ pub struct EvalCommit {
     pub policy_version: PolicyVersion,
     /// Problems solved greedily, of all.
     pub accuracy: Ratio,
-    /// Problems solved at the rollouts' temperature, of all.
+    /// Answers sampled at the rollouts' temperature that are right, of all.
     pub sampled_accuracy: Ratio,
     /// Metrics as (numerator, denominator).
     pub metrics: BTreeMap<String, Ratio>,

@@ -34,6 +34,16 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
+    /// The digest of several byte strings, each after its length (8 bytes, little-endian), so that no two lists share one.
+    pub fn of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        Self(hash.finalize().into())
+    }
+
     /// The first 12 hexadecimal digits, for names and tables.
     pub fn short(&self) -> String {
         self.hex()[..12].to_string()
@@ -91,6 +101,7 @@ mod tests {
         let digest = Digest::of(b"abc");
         assert!(digest.to_string().starts_with("sha256:ba7816bf8f01cfea414140de5dae2223"));
         assert_eq!(Digest::try_from(digest.to_string()), Ok(digest));
+        assert_eq!(Digest::of_parts([&b"a"[..], b""]), Digest::of(b"\x01\0\0\0\0\0\0\0a\0\0\0\0\0\0\0\0"));
         for bad in
             ["", "sha256:", "sha256:xy", "md5:00", &digest.to_string()[..70], &format!("sha256:{}", "é".repeat(32))]
         {

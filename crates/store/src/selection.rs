@@ -64,7 +64,7 @@ impl Selection {
         Self { versions: Versions::All, staleness: None, score_set: score_set.into(), prompts: None }
     }
 
-    /// What the log knows of the selection: batches with pending rows, in the order rows are taken, by unit and batch.
+    /// What the log knows of the selection: batches with pending rows, in the order rows are taken.
     pub fn batches(&self, snapshot: &Snapshot) -> Vec<SelectedBatch> {
         let wanted = |version| {
             self.versions.contains(version) && self.staleness.is_none_or(|staleness| staleness.contains(version))

@@ -247,13 +247,22 @@ impl Snapshot {
         if self.batches.contains_key(batch) {
             return Err(format!("batch `{batch}` was delivered before"));
         }
-        let Some(i) = self.unit_claims.iter().position(|claim| claim.of == *of) else {
+        let has = |claim: &UnitClaim| claim.of.unit == of.unit && claim.of.rows.contains_all(&of.rows);
+        let Some(i) = self.unit_claims.iter().position(has).filter(|_| !of.rows.is_empty()) else {
             return Err(format!("these rows of unit {} were delivered before, or never claimed", of.unit));
         };
+        if !self.run.teachers.contains_key(&rollouts.teacher_id) {
+            return Err(format!("the run has no teacher `{}`", rollouts.teacher_id));
+        }
         if rollouts.policy_version > self.version {
             return Err(format!("policy {} does not exist yet", rollouts.policy_version));
         }
-        self.unit_claims.swap_remove(i);
+        // A unit of several teachers comes in several batches; what is left of it stays claimed.
+        let claim = &mut self.unit_claims[i];
+        claim.of.rows = claim.of.rows.minus(&of.rows);
+        if claim.of.rows.is_empty() {
+            self.unit_claims.swap_remove(i);
+        }
         let batch_state = Batch {
             of: of.clone(),
             policy_version: rollouts.policy_version,
@@ -403,10 +412,10 @@ impl Snapshot {
         self.policies.last_key_value().expect("a run always has a policy").1
     }
 
-    /// Batches with rows that have not ended, in the order rows are taken: by unit, then by batch.
+    /// Batches with rows that have not ended, in the order rows are taken: by unit, then by the batch's first row in it.
     pub fn pending(&self) -> impl Iterator<Item = (&BatchId, &Batch)> {
         let mut batches: Vec<_> = self.batches.iter().filter(|(_, batch)| !batch.pending.is_empty()).collect();
-        batches.sort_by_key(|(id, batch)| (batch.of.unit, *id));
+        batches.sort_by_key(|(id, batch)| (batch.of.unit, batch.of.rows.iter().next(), *id));
         batches.into_iter()
     }
 

@@ -157,13 +157,15 @@ fn difference(store: &Run, pipeline: &Run) -> Option<(String, String, String)> {
 }
 
 /// What makes a run this one: all of it but its id and where its objects lie.
-fn identity(run: &Run) -> [(&'static str, String); 10] {
+fn identity(run: &Run) -> [(&'static str, String); 11] {
+    let files: Vec<String> = run.student_files.iter().map(|(name, file)| format!("{name} {}", file.digest)).collect();
     [
         ("pipeline", format!("`{}`", run.pipeline)),
         ("seed", run.seed.to_string()),
         ("tokenizer", run.tokenizer.to_string()),
         ("student's config.json", run.student_config.digest.to_string()),
         ("student's tokenizer.json", run.student_tokenizer.digest.to_string()),
+        ("student's other files", if files.is_empty() { "none".into() } else { files.join(", ") }),
         ("student (policy version, weights)", format!("{} {}", run.policy.version, run.policy.weights.digest)),
         ("prompts", format!("{} prompts with {}", run.prompts.count, run.prompts.digest)),
         ("units", format!("{} prompts x {} samples", run.units.prompts, run.units.samples)),

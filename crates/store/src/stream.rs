@@ -35,7 +35,7 @@ pub struct BatchError {
 
 impl Store {
     /// The rows that `selection` selects of the live ones, batch by batch in the order rows are taken: by unit, then
-    /// batch, whatever arrives first.
+    /// first row, whatever arrives first.
     ///
     /// Up to `prefetch` batches are read ahead, on threads of their own, so memory is bounded by that many; polling needs
     /// the tokio runtime.

@@ -199,15 +199,29 @@ fn weights_are_set_in_place() {
 }
 
 #[test]
-fn bf16_is_half_the_bytes_and_rounds_once() {
+fn the_short_types_are_half_the_bytes_and_round_once() {
     let one = model(config(true), 35);
-    let small = one.to_safetensors_in(Precision::Bf16).unwrap();
-    assert!(small.len() < one.to_safetensors().unwrap().len() * 6 / 10);
-    let two = Transformer::from_safetensors(config(true), &small, Device::Cpu).unwrap();
-    assert_eq!(two.to_safetensors_in(Precision::Bf16).unwrap(), small);
-    for ((_, a), (_, b)) in one.parameters().into_iter().zip(two.parameters()) {
-        assert!(values(&a).iter().zip(values(&b)).all(|(x, y)| (x - y).abs() <= x.abs() / 256.0));
+    // Of 8 and of 11 significant bits; float16 has none below 2^-24.
+    for (precision, relative, absolute) in [(Precision::Bf16, 1.0 / 256.0, 0.0), (Precision::F16, 1.0 / 2048.0, 6e-8)] {
+        let small = one.to_safetensors_in(precision).unwrap();
+        assert!(small.len() < one.to_safetensors().unwrap().len() * 6 / 10);
+        let two = Transformer::from_safetensors(config(true), &small, Device::Cpu).unwrap();
+        assert_eq!(two.to_safetensors_in(precision).unwrap(), small);
+        for ((_, a), (_, b)) in one.parameters().into_iter().zip(two.parameters()) {
+            let close = |(x, y): (&f32, f32)| (x - y).abs() <= x.abs() * relative + absolute;
+            assert!(values(&a).iter().zip(values(&b)).all(close), "{precision:?}");
+        }
     }
+}
+
+#[test]
+fn a_weight_that_float16_would_make_infinite_is_refused_by_name() {
+    let large = model(config(true), 35);
+    let (name, weight) = large.parameters().into_iter().last().unwrap();
+    tch::no_grad(|| weight.shallow_clone().fill_(7e4));
+    large.to_safetensors_in(Precision::Bf16).unwrap();
+    let error = large.to_safetensors_in(Precision::F16).unwrap_err().to_string();
+    assert!(error.contains(&name) && error.contains("bfloat16"), "{error}");
 }
 
 /// A tied head stored a second time is the embedding again.

@@ -39,6 +39,21 @@ fn text_goes_there_and_back() {
 }
 
 #[test]
+fn a_plain_prompt_gets_the_special_tokens_that_the_tokenizer_adds() {
+    let mut with_bos = file();
+    with_bos["post_processor"] = json!({
+        "type": "TemplateProcessing",
+        "single": [{ "SpecialToken": { "id": "<eos>", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }],
+        "pair": [{ "Sequence": { "id": "A", "type_id": 0 } }, { "Sequence": { "id": "B", "type_id": 1 } }],
+        "special_tokens": { "<eos>": { "id": "<eos>", "ids": [7], "tokens": ["<eos>"] } }
+    });
+    let with_bos = tokenizer(&with_bos);
+    assert_eq!(with_bos.encode_prompt("ab").unwrap(), [7, 4]);
+    assert_eq!(with_bos.encode("ab").unwrap(), [4]);
+    assert_eq!(tokenizer(&file()).encode_prompt("ab").unwrap(), [4]);
+}
+
+#[test]
 fn tokenizers_are_the_same_iff_their_maps_are() {
     let one = tokenizer(&file());
     let mut same = file();

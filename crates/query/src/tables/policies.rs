@@ -34,15 +34,28 @@ pub(super) fn evals(log: &Log, commits: &[Commit]) -> Result<RecordBatch, ArrowE
         .int("seq", "The commit.", evals.iter().map(|(seq, _)| *seq))
         .text("eval_set", "The held-out prompt set.", each().map(|e| &e.eval_set))
         .int("policy_version", "The policy version evaluated.", each().map(|e| e.policy_version.0))
-        .maybe_real("accuracy", "Fraction of problems solved greedily.", each().map(|e| value(&e.accuracy)))
+        .maybe_real(
+            "accuracy",
+            "Fraction of problems solved greedily; null where there are no answers.",
+            each().map(|e| value(&e.accuracy)),
+        )
         .maybe_real(
             "sampled_accuracy",
-            "Fraction of problems solved at the rollouts' temperature.",
+            "Fraction of sampled answers that are right (Avg@k), at the rollouts' temperature.",
             each().map(|e| value(&e.sampled_accuracy)),
         )
-        .int("problems", "Problems that were tried.", each().map(|e| e.accuracy.1 as u64))
-        .maybe_real("mean_length", "Mean length of the responses, in tokens.", metric("completions/mean_length"))
-        .maybe_real("clipped_ratio", "Fraction of responses cut at the longest.", metric("completions/clipped_ratio"))
+        .int("problems", "Problems with answers that were tried.", each().map(|e| e.accuracy.1 as u64))
+        .maybe_real(
+            "mean_length",
+            "Mean length of the sampled responses, in tokens.",
+            metric("completions/mean_length"),
+        )
+        .maybe_real("clipped_ratio", "Fraction of them cut at the longest.", metric("completions/clipped_ratio"))
+        .maybe_real(
+            "reverse_kl",
+            "KL(student || teacher) over the full vocabulary, in nats a token of the sampled responses.",
+            metric("reverse_kl"),
+        )
         .into_batch("One row is one evaluation of one policy version; every metric of it is in `eval_metrics`.")
 }
 

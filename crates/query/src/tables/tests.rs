@@ -28,6 +28,7 @@ fn run() -> Event {
         score_sets: Default::default(),
         student_config: object("config"),
         student_tokenizer: object("tokenizer"),
+        student_files: Default::default(),
         policy: Policy { version: PolicyVersion(0), weights: object("weights") },
     }))
 }

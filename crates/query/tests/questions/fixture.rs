@@ -110,6 +110,7 @@ async fn identity(store: &Store) -> Run {
         score_sets: BTreeMap::from([("a".to_string(), set.clone()), ("b".to_string(), set)]),
         student_config: store.put_file("config.json", "{}").await.unwrap(),
         student_tokenizer: store.put_file("tokenizer.json", "{}").await.unwrap(),
+        student_files: BTreeMap::new(),
         policy: Policy { version: PolicyVersion(0), weights: store.put_policy(PolicyVersion(0), "w0").await.unwrap() },
     }
 }

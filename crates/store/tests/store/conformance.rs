@@ -102,10 +102,11 @@ async fn another_run_is_refused_by_its_first_difference(bed: Bed) {
     store.create(mine.clone(), work("run")).await.unwrap();
     let digest = Digest::of(b"other");
     type Change = fn(&mut Run, Digest);
-    let changes: [(&str, Change); 7] = [
+    let changes: [(&str, Change); 8] = [
         ("pipeline", |run, _| run.pipeline = "other".into()),
         ("seed", |run, _| run.seed = 8),
         ("tokenizer", |run, digest| run.tokenizer = digest),
+        ("student's other files", |run, _| run.student_files.clear()),
         ("student (policy version, weights)", |run, digest| run.policy.weights.digest = digest),
         ("units", |run, _| run.units.samples = 9),
         ("teachers", |run, digest| run.teachers.extend([("second".to_string(), digest)])),

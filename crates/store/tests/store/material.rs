@@ -26,6 +26,10 @@ pub async fn run(store: &Store) -> Run {
         )]),
         student_config: store.put_file("config.json", "{}").await.unwrap(),
         student_tokenizer: store.put_file("tokenizer.json", "{\"a\": 1}").await.unwrap(),
+        student_files: BTreeMap::from([(
+            "chat_template.jinja".to_string(),
+            store.put_file("chat_template.jinja", "{{ messages }}").await.unwrap(),
+        )]),
         policy: Policy { version: PolicyVersion(0), weights },
     }
 }

@@ -1,0 +1,55 @@
+//! What a store has recorded, whatever became of it: every rollout with scores in a set, consumed or not.
+
+use record::{BatchId, Commit, DropReason, Event, ObjectRef, RolloutCommit, RowSet};
+use std::collections::{BTreeMap, BTreeSet};
+use store::{SelectedBatch, Versions};
+
+/// A recorded batch with scores.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recorded {
+    /// All its rows, and where they lie.
+    pub selected: SelectedBatch,
+    /// Response tokens.
+    pub tokens: u64,
+}
+
+/// Every batch of `commits` that has scores in `score_set` and was sampled by one of `versions`, in the order of the log;
+/// without those that somebody found damaged.
+pub fn scored(commits: &[Commit], score_set: &str, versions: &Versions) -> Vec<Recorded> {
+    let damaged: BTreeSet<&BatchId> = commits.iter().flat_map(|commit| damaged(&commit.event)).collect();
+    let mut sampled: BTreeMap<&BatchId, &RolloutCommit> = BTreeMap::new();
+    let mut recorded = Vec::new();
+    for commit in commits {
+        match &commit.event {
+            Event::Rollouts(rollouts) if versions.contains(rollouts.policy_version) => {
+                sampled.insert(&rollouts.batch, rollouts);
+            }
+            Event::Scores(scores) if scores.score_set == score_set && !damaged.contains(&scores.batch) => {
+                recorded.extend(sampled.get(&scores.batch).map(|rollouts| of(rollouts, &scores.object)));
+            }
+            _ => {}
+        }
+    }
+    recorded
+}
+
+fn of(rollouts: &RolloutCommit, scores: &ObjectRef) -> Recorded {
+    let selected = SelectedBatch {
+        batch: rollouts.batch.clone(),
+        rows: RowSet::first(rollouts.of.rows.len()),
+        policy_version: rollouts.policy_version,
+        rollouts: rollouts.object.clone(),
+        scores: scores.clone(),
+    };
+    Recorded { selected, tokens: rollouts.tokens }
+}
+
+/// Batches that are dropped because an object of theirs is damaged.
+fn damaged(event: &Event) -> impl Iterator<Item = &BatchId> {
+    let dropped = match event {
+        Event::Drop { dropped } | Event::Finish { dropped } => dropped.as_slice(),
+        Event::Step(step) => &step.dropped,
+        _ => &[],
+    };
+    dropped.iter().filter(|rows| rows.reason == DropReason::Corrupt).map(|rows| &rows.of.batch)
+}

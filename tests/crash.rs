@@ -40,12 +40,14 @@ fn killed_between_object_and_commit_a_run_ends_with_the_same_weights() {
 
 #[test]
 fn killed_between_two_batches_of_a_unit_a_run_of_two_teachers_ends_with_the_same_weights() {
+    // Two units a step, each of two teachers.
+    let sets = ["learn.steps=2", "run.restarts=20"];
     let whole = Small::new().with_two_teachers();
-    succeeded(&whole.run(&[]));
+    succeeded(&whole.run(&sets));
     // The first commit of a rollout job is its claim, so this is after the first batch of the first unit, before its second.
     for point in ["rollout.after_commit:2", "rollout.before_put:2", "rollout.after_put:2"] {
         let small = Small::new().with_two_teachers();
-        let output = small.command("run", &["run.restarts=20"]).env("OPD_FAILPOINT", point).output().unwrap();
+        let output = small.command("run", &sets).env("OPD_FAILPOINT", point).output().unwrap();
         succeeded(&output);
         let said = text(&output.stderr);
         assert!(said.contains("rollout-0 died (signal 9)"), "{point}: {said}");

@@ -420,7 +420,11 @@ mod tests {
 
     #[test]
     fn what_was_resolved_reads_back() {
-        let pipeline = load(SMALL, &[EVAL, r#"prompts.chat_template_args={ enable_thinking = false }"#]).unwrap();
+        let args = r#"prompts.chat_template_args={ enable_thinking = false }"#;
+        let teachers = r#"teachers={ math = { model = "/math", device = "cuda:1" }, code = { model = "/code" } }"#;
+        let pipeline = load(SMALL, &[EVAL, args, teachers]).unwrap();
+        assert_eq!(pipeline.all_teachers().into_keys().collect::<Vec<_>>(), ["code", "math", "teacher"]);
+        assert_eq!((pipeline.teacher_device("math"), pipeline.teacher_device("code")), ("cuda:1", "cpu"));
         let again: Pipeline = from_table("pipeline", toml::from_str(&pipeline.to_toml()).unwrap()).unwrap();
         assert_eq!(again, pipeline);
     }

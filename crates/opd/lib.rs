@@ -2,8 +2,8 @@
 //!
 //! A job is a loop: follow the log, plan what is next ([`plan`], pure), do it, put an object, append the commit that names
 //! it. [`rollout`], [`score`], [`learn`] and [`eval`] are such loops; [`mod@run`] starts them as processes and watches the
-//! log; [`status`] and [`sql`] read it. [`config`] is the pipeline that all of them are given, [`preflight`] what is checked
-//! before any of them works.
+//! log; [`status`] and [`sql`] read it, [`export_policy`] and [`sft`] make something of it.
+//! [`config`] is the pipeline that all of them are given, [`preflight`] what is checked before any of them works.
 #![warn(missing_docs)]
 
 pub mod answers;

@@ -152,7 +152,7 @@ impl Transformer {
 }
 
 /// Refuses a weight that float16 would make infinite.
-fn check_range(name: &str, tensor: &tch::Tensor, precision: Precision) -> Result<()> {
+fn check_range(name: &str, tensor: &Tensor, precision: Precision) -> Result<()> {
     const LARGEST: f64 = 65_504.0;
     if precision != Precision::F16 {
         return Ok(());

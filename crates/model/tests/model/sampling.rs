@@ -97,6 +97,26 @@ fn a_row_does_not_know_its_batch() {
     assert!(lengths.len() > 3, "rows end at different lengths: {lengths:?}");
 }
 
+/// Rows that continue one prompt are what they are alone, each by its own seed, wherever they stand.
+#[test]
+fn a_prompt_may_be_continued_many_times() {
+    let model = model(config(false), 17);
+    let prompts = prompts(&model, 3);
+    let seed = |row: u64| chance::row_seed(5, row % 7, 0, 0);
+    let rows: Vec<Prompt> = (0..8)
+        .map(|row| Prompt { ids: prompts[[2, 0, 2, 1, 0, 2, 2, 2][row]].ids.clone(), seed: seed(row as u64) })
+        .collect();
+    let samples = sample(&model, &rows, &params()).unwrap();
+    for (row, found) in rows.iter().zip(&samples) {
+        let alone = &sample(&model, std::slice::from_ref(row), &params()).unwrap()[0];
+        assert_eq!((&found.response_ids, &found.draw_ids), (&alone.response_ids, &alone.draw_ids));
+        let expected: Vec<f64> = alone.sampler_logprobs.iter().copied().map(f64::from).collect();
+        assert_close(&found.sampler_logprobs, &expected, 1e-4);
+    }
+    assert_ne!(samples[0].response_ids, samples[2].response_ids);
+    assert_ne!(samples[5].response_ids, samples[6].response_ids);
+}
+
 /// The number of draws and the top-k never change what is sampled.
 #[test]
 fn what_is_kept_does_not_change_what_is_sampled() {

@@ -1,0 +1,4 @@
+-- How far is the student from its teacher, over the full vocabulary, on fresh rollouts of held-out problems?
+select was.eval_set, was.reverse_kl as at_first, now.reverse_kl as at_last, round(100 * (1 - now.reverse_kl / was.reverse_kl), 1) as fall_in_percent from evals was join evals now on was.eval_set = now.eval_set where was.policy_version = 0 and now.policy_version = (select max(policy_version) from evals) order by was.eval_set
+-- How did it learn, and how old was what it learned from?
+select upto as to_step, round(avg(reverse_kl), 3) as reverse_kl, round(avg(is_ess), 3) as is_ess, round(avg(entropy), 2) as student_entropy, round(avg(teacher_entropy), 2) as teacher_entropy, round(avg(staleness_mean), 2) as staleness from (select cast(ceil(step / 10.0) * 10 as bigint) as upto, * from steps) group by upto order by upto

@@ -150,6 +150,23 @@ fn a_student_that_is_its_teacher_has_no_reverse_kl_and_none_is_computed_unless_a
 }
 
 #[test]
+fn each_answer_is_compared_with_the_teacher_that_its_problem_names() {
+    let small = Small::new();
+    let problem = |source: &str, teacher: &str| {
+        format!("{{\"prompt\": \"Q: 1 + 1?\", \"data_source\": \"{source}\", \"teacher_id\": {teacher}}}\n")
+    };
+    let problems = [problem("own", "\"self\""), problem("other", "null"), problem("own", "\"self\"")];
+    std::fs::write(small.path("two.jsonl"), problems.concat()).unwrap();
+    let eval = "eval={ batch_rows = 2, sets = { two = { path = \"two.jsonl\", answers = false, samples = 3 } } }";
+    succeeded(&small.run(&["learn.steps=1", "teachers={ self = { model = \"student\" } }", eval]));
+    let query =
+        "select name, numerator = 0 from eval_metrics where policy_version = 0 and name like 'reverse_kl/%' order by 1";
+    assert_eq!(small.sql(query), ["reverse_kl/other,false", "reverse_kl/own,true"]);
+    let lengths = "select distinct denominator from eval_metrics where name like 'completions/%'";
+    assert_eq!(small.sql(lengths), ["9"]);
+}
+
+#[test]
 fn a_teacher_with_another_chat_template_is_warned_of_where_it_matters() {
     let small = Small::new();
     small.write_chat_template("student", CHAT);

@@ -4,9 +4,11 @@
 ///
 /// The response's answer is looked for where people put it, in this order: after the last `####`, in the last
 /// `\boxed{...}`, as the last number. Numbers are compared by value (`1,200` is `1200.0`), all else word for word without
-/// regard to case and surrounding space. An answer that is no number is also right if it is the whole response.
+/// regard to case and surrounding space. An answer that is no number is also right if it is the whole response. Where
+/// `answer` is a whole solution, what it puts after `####` or in `\boxed{...}` counts.
 pub fn is_correct(response: &str, answer: &str) -> bool {
-    let wanted = normalise(answer);
+    let solution = marked(answer).or_else(|| boxed(answer));
+    let wanted = normalise(solution.as_deref().unwrap_or(answer));
     if normalise(response) == wanted {
         return true;
     }
@@ -92,6 +94,8 @@ mod tests {
             ("#### Paris", "paris"),
             ("-0", "0"),
             ("19.0", "19"),
+            ("It is 72.", "48 / 2 = 24, and 48 + 24 = 72\n#### 72"),
+            ("72", "so $x = \\boxed{72}$."),
         ] {
             assert!(is_correct(response, answer), "{response:?} answers {answer:?}");
         }
@@ -107,6 +111,7 @@ mod tests {
             ("12", "1"),
             ("#### ", "7"),
             ("London", "Paris"),
+            ("48", "48 / 2 = 24, and 48 + 24 = 72\n#### 72"),
         ] {
             assert!(!is_correct(response, answer), "{response:?} does not answer {answer:?}");
         }

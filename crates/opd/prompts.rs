@@ -1,10 +1,11 @@
 //! Prompt sets: JSON lines or Parquet, as they are asked, and the order in which a run takes them.
 //!
-//! [`Prompts::read`] is the door: [`lines`] and [`columns`] read rows of named values, [`ask`] makes a prompt of each by the
-//! keys, the template and the student's chat template. [`order`] is the endless order of a run.
+//! [`Prompts::read`] is the door: `lines` and `columns` read rows, `fields` finds in them what the keys name, `ask` makes a
+//! prompt of each by the template and the student's chat template. `order` is the endless order of a run.
 
 mod ask;
 mod columns;
+mod fields;
 mod lines;
 mod order;
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! From a row's fields to the prompt that is asked.
 
-use super::{Prompt, Record};
+use super::{
+    Prompt, Record,
+    fields::{Fields, find, name, names, unexpected},
+};
 use crate::{
     config::{Keys, PromptsSection},
     error::{CommandError, Result},
@@ -38,68 +41,66 @@ impl<'a> Asker<'a> {
     /// The columns that it may read: a key's, or what stands before its first dot, and the template's variables.
     pub fn wanted(&self) -> BTreeSet<String> {
         let Keys { prompt, answer, data_source, teacher_id } = self.keys;
-        let named = [(prompt, "prompt"), (answer, "answer"), (data_source, "data_source"), (teacher_id, "teacher_id")];
+        let mut keys = vec![("answer", answer), ("data_source", data_source), ("teacher_id", teacher_id)];
+        if self.template.is_none() {
+            keys.push(("prompt", prompt));
+        }
         let mut wanted = self.template.as_ref().map_or(BTreeSet::new(), Template::variables);
-        for (key, own) in named.into_iter().filter(|(_, own)| *own != "prompt" || self.template.is_none()) {
-            let key = key.as_deref().unwrap_or(own);
-            wanted.extend([key, key.split('.').next().unwrap_or_default()].map(str::to_owned));
+        for name in keys.into_iter().map(name) {
+            wanted.extend([name, name.split('.').next().unwrap_or_default()].map(str::to_owned));
         }
         wanted
     }
 
     /// The prompt of a row. `columns` are all fields that there are, where the row does not hold them all.
     pub fn prompt(&self, record: &Record, columns: Option<&[String]>) -> Result<Prompt> {
-        let Record { line, fields } = record;
-        let there = || columns.map_or_else(|| names(fields), <[String]>::to_vec).join("`, `");
-        let missing = |key: &str| CommandError::new(format!("there is no `{key}`; there is `{}`", there()));
-        let field = |key: &Option<String>, own: &str| match (find(fields, key.as_deref().unwrap_or(own)), key) {
-            (None, Some(key)) => Err(missing(key).hint(format!("keys.{own} names the field that holds it"))),
-            (found, _) => Ok(found.filter(|value| !value.is_none())),
-        };
-        let Keys { prompt, answer, data_source, teacher_id } = self.keys;
-        let asked = match &self.template {
-            Some(template) => template.render(fields.clone()).map(Value::from).map_err(|error| {
+        let fields = Fields { values: &record.fields, columns };
+        let Keys { answer, data_source, teacher_id, .. } = self.keys;
+        let (text, chat) = self.text(self.asked(&fields)?)?;
+        Ok(Prompt {
+            text,
+            chat,
+            answer: fields.text(("answer", answer), true)?,
+            data_source: fields.text(("data_source", data_source), false)?.unwrap_or_default(),
+            teacher_id: fields.text(("teacher_id", teacher_id), false)?,
+            line: record.line,
+        })
+    }
+
+    /// What a row asks: the template's text, or its own text or messages.
+    fn asked(&self, fields: &Fields) -> Result<Value> {
+        let key = ("prompt", &self.keys.prompt);
+        match &self.template {
+            Some(template) => template.render(fields.values.clone()).map(Value::from).map_err(|error| {
                 let read = Vec::from_iter(template.variables()).join("`, `");
-                CommandError::from(error).hint(format!("the template reads `{read}`; there is `{}`", there()))
-            })?,
-            None => field(prompt, "prompt")?.ok_or_else(|| {
-                missing("prompt")
-                    .hint("keys = { prompt = \"...\" } names the field that holds it, template makes it of several")
-            })?,
+                CommandError::from(error).hint(format!("the template reads `{read}`; there is {}", fields.listed()))
+            }),
+            None => fields.get(key)?.ok_or_else(|| {
+                let hint = "keys = { prompt = \"...\" } names the field that holds it, template makes it of several";
+                fields.missing(key).hint(hint)
+            }),
+        }
+    }
+
+    /// The text that the student is given, and whether a chat template made it.
+    fn text(&self, asked: Value) -> Result<(String, bool)> {
+        let key = name(("prompt", &self.keys.prompt));
+        let text = match (asked.kind(), asked.as_str()) {
+            (ValueKind::Seq, _) => return Ok((self.render(messages(key, &asked)?)?, true)),
+            (_, Some(text)) => text,
+            (found, None) => return Err(unexpected(key, found, "a text or a list of messages")),
         };
-        let key = prompt.as_deref().unwrap_or("prompt");
-        let (text, chat) = match asked.kind() {
-            ValueKind::Seq => (self.render(messages(key, &asked)?)?, true),
-            ValueKind::String => {
-                let text = asked.as_str().unwrap_or_default();
-                if text.trim().is_empty() {
-                    return Err(CommandError::new("the prompt is empty"));
-                }
-                match (self.texts_are_chats, self.system) {
-                    (true, _) => (self.render(vec![message("user", text)])?, true),
-                    (false, None) => (text.to_owned(), false),
-                    (false, Some(_)) => {
-                        let what = "there is a system message for it, but the prompt is a text and chat is false";
-                        return Err(CommandError::new(what).hint("set chat = true, or take system away"));
-                    }
-                }
+        if text.trim().is_empty() {
+            return Err(CommandError::new("the prompt is empty"));
+        }
+        match (self.texts_are_chats, self.system) {
+            (true, _) => Ok((self.render(vec![message("user", text)])?, true)),
+            (false, None) => Ok((text.to_owned(), false)),
+            (false, Some(_)) => {
+                let what = "there is a system message for it, but the prompt is a text and chat is false";
+                Err(CommandError::new(what).hint("set chat = true, or take system away"))
             }
-            other => return Err(unexpected(key, other, "a text or a list of messages")),
-        };
-        let own_text = |key: &Option<String>, own: &str| {
-            let Some(value) = field(key, own)? else { return Ok(None) };
-            let key = key.as_deref().unwrap_or(own);
-            value.to_str().map(|text| Some(text.to_string())).ok_or_else(|| unexpected(key, value.kind(), "a text"))
-        };
-        let answer = match field(answer, "answer")? {
-            Some(value) if value.kind() == ValueKind::Number => Some(value.to_string()),
-            Some(value) => Some(value.to_str().map(|text| text.to_string()).ok_or_else(|| {
-                unexpected(answer.as_deref().unwrap_or("answer"), value.kind(), "a text or a number")
-            })?),
-            None => None,
-        };
-        let data_source = own_text(data_source, "data_source")?.unwrap_or_default();
-        Ok(Prompt { text, chat, answer, data_source, teacher_id: own_text(teacher_id, "teacher_id")?, line: *line })
+        }
     }
 
     fn render(&self, mut messages: Vec<Value>) -> Result<String> {
@@ -159,23 +160,6 @@ fn message(role: &str, content: &str) -> Value {
 
 fn role(message: &Value) -> Option<String> {
     find(message, "role")?.as_str().map(str::to_owned)
-}
-
-/// A field by its name, or by names with dots between where it is nested.
-fn find(fields: &Value, key: &str) -> Option<Value> {
-    let there = |key: &str| fields.get_item(&Value::from(key)).ok().filter(|value| !value.is_undefined());
-    there(key).or_else(|| {
-        let (first, rest) = key.split_once('.')?;
-        find(&there(first)?, rest)
-    })
-}
-
-fn names(fields: &Value) -> Vec<String> {
-    fields.try_iter().map_or(Vec::new(), |names| names.map(|name| name.to_string()).collect())
-}
-
-fn unexpected(key: &str, found: ValueKind, expected: &str) -> CommandError {
-    CommandError::new(format!("`{key}` is a {found}, expected {expected}"))
 }
 
 /// A value as it stands in the pipeline; a date is its text.

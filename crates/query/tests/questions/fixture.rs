@@ -153,7 +153,10 @@ fn eval(version: u64, solved: f64) -> Event {
         policy_version: PolicyVersion(version),
         accuracy: (solved, 8.0),
         sampled_accuracy: (0.0, 0.0),
-        metrics: BTreeMap::from([("completions/mean_length".to_string(), (30.0, 8.0))]),
+        metrics: BTreeMap::from([
+            ("completions/mean_length".to_string(), (30.0, 8.0)),
+            ("reverse_kl".to_string(), (15.0, 30.0)),
+        ]),
     })
 }
 

@@ -78,12 +78,13 @@ async fn policies_and_evals() {
     // The second evaluation of version 0 does not count.
     assert_eq!(
         answer(&store, "select * from evals").await,
-        "seq,eval_set,policy_version,accuracy,sampled_accuracy,problems,mean_length,clipped_ratio\n\
-         8,held-out,0,0.25,,8,3.75,\n14,held-out,1,0.75,,8,3.75,\n"
+        "seq,eval_set,policy_version,accuracy,sampled_accuracy,problems,mean_length,clipped_ratio,reverse_kl\n\
+         8,held-out,0,0.25,,8,3.75,,0.5\n14,held-out,1,0.75,,8,3.75,,0.5\n"
     );
     assert_eq!(
         answer(&store, "select policy_version, name, value from eval_metrics").await,
-        "policy_version,name,value\n0,completions/mean_length,3.75\n1,completions/mean_length,3.75\n"
+        "policy_version,name,value\n0,completions/mean_length,3.75\n0,reverse_kl,0.5\n\
+         1,completions/mean_length,3.75\n1,reverse_kl,0.5\n"
     );
 }
 

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 /// Type of number that weights are written in. In memory they are always float32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

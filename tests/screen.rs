@@ -1,6 +1,6 @@
 //! What people see.
 
-use crate::support::{Small, opd, succeeded, text};
+use crate::support::{Small, arith, opd, succeeded, text};
 
 #[test]
 fn help_names_every_command_and_fits_a_terminal() {
@@ -77,4 +77,20 @@ fn answers_come_as_table_csv_and_json() {
         .output()
         .unwrap();
     assert_eq!(text(&output.stdout).lines().last(), Some("0"));
+}
+
+#[test]
+fn the_questions_that_the_demos_ask_have_answers() {
+    let small = Small::new();
+    succeeded(&small.run(&[]));
+    for pipeline in ["arith", "smollm2"] {
+        let path = arith().with_file_name(pipeline).join("questions.sql");
+        let file = std::fs::read_to_string(path).unwrap();
+        let lines: Vec<&str> = file.lines().collect();
+        assert_eq!(lines.len(), 4, "{pipeline}: two questions, each a line of words and a line of SQL");
+        for question in lines.chunks(2) {
+            assert!(question[0].starts_with("-- ") && question[0].ends_with('?'), "{}", question[0]);
+            small.sql(question[1]);
+        }
+    }
 }

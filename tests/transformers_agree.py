@@ -19,9 +19,6 @@ BOUND = 1e-3
 
 
 def main(opd, store, version, folder):
-    subprocess.run([opd, "export-policy", store, version, folder], check=True)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     query = (
         "select rollout_id, prompt_ids, response_ids, sampler_logprobs, temperature from rollouts "
         f"where policy_version = {version} order by rollout_id limit 32"
@@ -29,7 +26,11 @@ def main(opd, store, version, folder):
     answer = subprocess.run([opd, "sql", store, query, "--format", "json"], check=True, capture_output=True, text=True)
     rows = json.loads(answer.stdout)
     if not rows:
-        sys.exit(f"no rollout of version {version} in {store}: take one that sampled some")
+        hint = "`select distinct policy_version from rollouts` shows which sampled some"
+        sys.exit(f"no rollout of version {version} in {store}: {hint}")
+    subprocess.run([opd, "export-policy", store, version, folder], check=True)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     worst = tokens = 0
     for row in rows:
         prompt, response = row["prompt_ids"], row["response_ids"]

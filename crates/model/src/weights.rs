@@ -113,11 +113,17 @@ impl Transformer {
         Ok(hex(&hash.finalize()))
     }
 
-    /// Writes `config.json` and `model.safetensors` into a folder, which is made if need be.
+    /// Writes `config.json` and `model.safetensors` into a folder, which is made if need be. A file that is there is replaced
+    /// by a whole one or, where that cannot be written, kept.
     pub fn save(&self, dir: &Path, precision: Precision) -> Result<()> {
         let write = |name: &str, bytes: &[u8]| {
-            let path = dir.join(name);
-            std::fs::write(&path, bytes).map_err(|source| Error::Write { path, source })
+            let (path, part) = (dir.join(name), dir.join(format!(".{name}.part")));
+            let written = std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, &path));
+            written.map_err(|source| {
+                // What was begun would only take room, and its own failure says nothing new.
+                let _ = std::fs::remove_file(&part);
+                Error::Write { path, source }
+            })
         };
         std::fs::create_dir_all(dir).map_err(|source| Error::Write { path: dir.into(), source })?;
         write("model.safetensors", &self.to_safetensors_in(precision)?)?;

@@ -254,6 +254,26 @@ fn folders_are_saved_and_loaded() {
     assert!(missing.contains("model.safetensors"), "{missing}");
 }
 
+/// A disk that is full, say, costs no weights that were there.
+#[test]
+fn what_cannot_be_written_replaces_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = (model(config(true), 38), model(config(true), 39));
+    one.save(dir.path(), Precision::F32).unwrap();
+    let blocked = dir.path().join(".model.safetensors.part");
+    std::fs::create_dir(&blocked).unwrap();
+    let error = two.save(dir.path(), Precision::F32).unwrap_err().to_string();
+    assert!(error.contains("model.safetensors` cannot be written"), "{error}");
+    let kept = Transformer::load(dir.path(), Device::Cpu).unwrap();
+    assert_eq!(kept.weights_digest().unwrap(), one.weights_digest().unwrap());
+    std::fs::remove_dir(&blocked).unwrap();
+    two.save(dir.path(), Precision::F32).unwrap();
+    let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    assert_eq!(names, ["config.json", "model.safetensors"]);
+}
+
 /// Reading the same bytes gives the same logits bit for bit.
 #[test]
 fn a_loaded_network_computes_the_same() {

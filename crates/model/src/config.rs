@@ -106,7 +106,13 @@ impl ModelConfig {
         let mut config = Self::from_json(&read_text(&path)?, &path.display().to_string())?;
         config.eos_token_ids = eos_ids(dir)?;
         if dir.join("tokenizer.json").exists() {
-            config = config.with_real_vocab(Tokenizer::load(dir)?.vocab_size())?;
+            let (found, real_vocab) = (config.vocab_size, Tokenizer::load(dir)?.vocab_size());
+            config = config.with_real_vocab(real_vocab).map_err(|_| Error::Config {
+                file: path.display().to_string(),
+                key: "vocab_size".into(),
+                expected: format!("at least the {real_vocab} ids of its tokenizer.json; do the files belong together?"),
+                found: found.to_string(),
+            })?;
         }
         Ok(config)
     }

@@ -4,7 +4,7 @@ use crate::{
     config::Pipeline,
     context::Context,
     error::{CommandError, Result},
-    export_policy, identity, learn, preflight, sft, sql, status,
+    export_policy, identity, learn, preflight, score, sft, sql, status,
     stop::Stop,
 };
 use clap::{Args, Parser, Subcommand};
@@ -48,7 +48,7 @@ enum Command {
     Learn(JobArgs),
     /// Evaluate published policies on held-out prompts.
     Eval(JobArgs),
-    /// Train a cold start by cross-entropy on prompts with completions.
+    /// Train without sampling: on prompts with completions, or on recorded rollouts with scores.
     Sft {
         /// What to train on what: a TOML file.
         #[arg(value_name = "CONFIG.toml")]
@@ -149,6 +149,8 @@ async fn job(job: Job, args: JobArgs, teachers: &[String]) -> Result<()> {
         Job::Eval => pipeline.eval.as_ref().map_or(1, |eval| eval.threads),
         Job::Learn | Job::Run => pipeline.learn.threads,
     };
+    // Before there is a run to wait for.
+    let teachers = score::served(&pipeline, teachers)?;
     model::set_threads(threads as usize);
     let stop = Stop::listen();
     // Without a name, one that no other worker has: claims lapse by name.
@@ -159,7 +161,7 @@ async fn job(job: Job, args: JobArgs, teachers: &[String]) -> Result<()> {
     let Some(context) = Context::open(pipeline, job, worker, stop).await? else { return Ok(()) };
     match job {
         Job::Rollout => crate::rollout::run(context).await,
-        Job::Score => crate::score::run(context, teachers).await,
+        Job::Score => score::run(context, teachers).await,
         Job::Eval => crate::eval::run(context).await,
         Job::Learn | Job::Run => learn::run(context).await,
     }

@@ -14,12 +14,12 @@ use model::{ScoreRow, ScoringParams, TopK, Transformer};
 use record::{BatchId, BatchRows, Claims, DropReason, Dropped, Event, Ragged, RolloutBatch, ScoreCommit, ScoredBatch};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Scores until the run is finished or the job is stopped, what is for the teachers in `only`; without any, for all.
+/// Scores until the run is finished or the job is stopped, what is for `teachers`.
 ///
 /// # Errors
 /// Anything that keeps it from going on; what is committed stays.
-pub async fn run(mut job: Context, only: &[String]) -> Result<()> {
-    let serves = Serves { score_set: job.pipeline.score.set.clone(), teachers: served(&job.pipeline, only)? };
+pub async fn run(mut job: Context, teachers: BTreeSet<String>) -> Result<()> {
+    let serves = Serves { score_set: job.pipeline.score.set.clone(), teachers };
     say(&format!("scores for {}", listed(serves.teachers.iter().map(String::as_str))));
     let (run, checked, teachers) = (job.now().run.clone(), job.pipeline.clone(), serves.teachers.clone());
     off_thread(move || identity::check_teachers(&run, &checked, &teachers)).await?;
@@ -70,12 +70,16 @@ pub async fn run(mut job: Context, only: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The teachers that a worker has: those in `only`, or all.
-fn served(pipeline: &Pipeline, only: &[String]) -> Result<BTreeSet<String>> {
+/// The teachers that a worker has: those in `only`, or, without any, all.
+///
+/// # Errors
+/// If the pipeline has no such teacher.
+pub fn served(pipeline: &Pipeline, only: &[String]) -> Result<BTreeSet<String>> {
     let all = pipeline.all_teachers();
     if let Some(unknown) = only.iter().find(|id| !all.contains_key(id.as_str())) {
         let known = listed(all.keys().copied());
-        return Err(CommandError::new(format!("--teacher `{unknown}`: the pipeline has {known}")));
+        let what = format!("--teacher `{unknown}`: the pipeline has {known}");
+        return Err(CommandError::new(what).hint("leave --teacher away to score for all of them"));
     }
     let all = || all.keys().map(|id| id.to_string()).collect();
     Ok(if only.is_empty() { all() } else { only.iter().cloned().collect() })

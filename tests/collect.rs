@@ -193,6 +193,13 @@ fn sft_learns_completions_of_texts_and_chats() {
         std::fs::write(small.path("data.jsonl"), lines).unwrap();
         refused(sft(&small, config, &[], "none"), says);
     }
+    // Held-out problems are not left to the first test, when there is something to lose.
+    std::fs::write(small.path("data.jsonl"), line("\"Q: 1?\"", " 2")).unwrap();
+    let says = ["heldout.jsonl`, line 1: the prompt has ", "eval.max_new_tokens = 48 the context of 48 is exceeded"];
+    refused(sft(&small, config, &["eval.max_new_tokens=48"], "none"), &says);
+    refused(sft(&small, config, &["eval.max_new_tokens=0"], "none"), &["eval.max_new_tokens is 0"]);
+    let says = ["data.jsonl`, line 1: there is no `answer`", "[eval] needs an answer for each prompt"];
+    refused(sft(&small, config, &["eval.path=data.jsonl"], "none"), &says);
     refused(sft(&small, config, &["dtype=int8"], "none"), &["dtype is `int8`", "`float16`"]);
     refused(sft(&small, config, &["estimator={ name = \"forward_kl\", top_k = 8 }"], "none"), &["data and estimator"]);
     refused(sft(&small, &config.replace("data = \"data.jsonl\"", ""), &[], "none"), &["neither data nor scores"]);

@@ -74,6 +74,10 @@ impl Prompts {
     /// type, messages of unknown shape, a template that raises, an empty prompt, no prompt at all.
     pub fn read(key: &str, section: &PromptsSection, chat: Option<&ChatTemplate>) -> Result<Self> {
         let path = &section.path;
+        if !path.is_file() {
+            let what = format!("{key}: there is no file `{}`", path.display());
+            return Err(CommandError::new(what).hint("a path is relative to the TOML file that names it"));
+        }
         let asker = Asker::new(key, section, chat)?;
         let mut prompts = Vec::new();
         let mut push = |record: Record, columns: Option<&[String]>| {
@@ -110,6 +114,32 @@ impl Prompts {
                  reverse_kl and lengths are computed",
             )),
         }
+    }
+
+    /// Checks that each prompt fits its context with a whole response of `new` tokens, which `key` allows.
+    ///
+    /// # Errors
+    /// The first prompt that does not.
+    pub fn check_lengths(
+        &self,
+        tokenizer: &Tokenizer,
+        (key, new): (&str, usize),
+        context: impl Fn(&Prompt) -> usize,
+    ) -> Result<()> {
+        for (i, prompt) in self.prompts.iter().enumerate() {
+            let (context, length) = (context(prompt), prompt.ids(tokenizer)?.len());
+            if length == 0 {
+                return Err(CommandError::new(format!("{}: the prompt has no token", self.place(i))));
+            }
+            if length + new > context {
+                let what = format!(
+                    "{}: the prompt has {length} tokens; with {key} = {new} the context of {context} is exceeded",
+                    self.place(i)
+                );
+                return Err(CommandError::new(what).hint(format!("shorten the prompt or {key}")));
+            }
+        }
+        Ok(())
     }
 
     /// Checks that the teacher of each prompt is one of `known`.

@@ -162,8 +162,9 @@ pub fn run(file: &Path, sets: &[String], out: &Path, stop: &Stop) -> Result<()> 
     let tokenizer = Tokenizer::load(&config.model)?;
     let chat = ChatTemplate::load(&config.model)?;
     let student = first_weights(&config, &tokenizer, device)?;
-    let mut data = Data::open(&config, chat.as_ref(), &tokenizer, student.config().max_position_embeddings)?;
-    let held_out = HeldOut::read(&config, chat.as_ref(), &tokenizer)?;
+    let context = student.config().max_position_embeddings;
+    let mut data = Data::open(&config, chat.as_ref(), &tokenizer, context)?;
+    let held_out = HeldOut::read(&config, chat.as_ref(), &tokenizer, context)?;
     let files = model_files::read(&config.model)?;
     std::fs::create_dir_all(out).map_err(|error| CommandError::new(format!("--out `{}`: {error}", out.display())))?;
 
@@ -229,6 +230,7 @@ fn load(file: &Path, sets: &[String]) -> Result<SftConfig> {
         ("rows_per_step", config.rows_per_step as u64),
         ("microbatch_tokens", config.microbatch_tokens as u64),
         ("threads", u64::from(config.threads)),
+        ("eval.max_new_tokens", config.eval.as_ref().map_or(1, |eval| eval.max_new_tokens as u64)),
         ("scores.shuffle_batches", config.scores.as_ref().map_or(1, |scores| scores.shuffle_batches as u64)),
     ] {
         if value == 0 {

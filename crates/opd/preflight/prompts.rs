@@ -31,7 +31,11 @@ pub(super) fn check_prompts(
         prompts.check_teachers(&ids)?;
         let chats = prompts.prompts.iter().filter(|prompt| prompt.chat);
         asked_in_chats.extend(chats.map(|prompt| teacher_of(prompt).to_string()));
-        check_lengths(prompts, student, teachers, pipeline.rollout.max_new_tokens)
+        let new = ("rollout.max_new_tokens", pipeline.rollout.max_new_tokens);
+        prompts.check_lengths(&student.tokenizer, new, |prompt| {
+            let teacher = &teachers[teacher_of(prompt)].config;
+            student.config.max_position_embeddings.min(teacher.max_position_embeddings)
+        })
     };
     let prompts = Prompts::read("prompts", &pipeline.prompts, chat.as_ref())?;
     check(&prompts)?;
@@ -51,23 +55,6 @@ pub(super) fn check_prompts(
 
 fn load_chat(key: &str, dir: &Path) -> Result<Option<ChatTemplate>> {
     ChatTemplate::load(dir).map_err(|error| CommandError::new(format!("{key}: {error}")))
-}
-
-/// That each prompt fits the student's context and its teacher's with a whole response.
-fn check_lengths(prompts: &Prompts, student: &Checked, teachers: &BTreeMap<&str, Checked>, new: usize) -> Result<()> {
-    for (i, prompt) in prompts.prompts.iter().enumerate() {
-        let teacher = &teachers[teacher_of(prompt)].config;
-        let context = student.config.max_position_embeddings.min(teacher.max_position_embeddings);
-        let length = prompt.ids(&student.tokenizer)?.len();
-        if length == 0 || length + new > context {
-            let what = format!(
-                "{}: the prompt has {length} tokens; with rollout.max_new_tokens = {new} the context of {context} is exceeded",
-                prompts.place(i)
-            );
-            return Err(CommandError::new(what).hint("shorten the prompt or rollout.max_new_tokens"));
-        }
-    }
-    Ok(())
 }
 
 /// The teacher is given the student's rendering, token by token; it knows it only if its own template writes the same.

@@ -72,8 +72,11 @@ impl<'a> Asker<'a> {
         let key = ("prompt", &self.keys.prompt);
         match &self.template {
             Some(template) => template.render(fields.values.clone()).map(Value::from).map_err(|error| {
-                let read = Vec::from_iter(template.variables()).join("`, `");
-                CommandError::from(error).hint(format!("the template reads `{read}`; there is {}", fields.listed()))
+                let (error, read) = (CommandError::from(error), Vec::from_iter(template.variables()).join("`, `"));
+                if read.is_empty() {
+                    return error;
+                }
+                error.hint(format!("the template reads `{read}`; there is {}", fields.listed()))
             }),
             None => fields.get(key)?.ok_or_else(|| {
                 let hint = "keys = { prompt = \"...\" } names the field that holds it, template makes it of several";
@@ -141,6 +144,7 @@ fn messages(key: &str, list: &Value) -> Result<Vec<Value>> {
                 empty &= text.trim().is_empty();
             }
             None if find(message, "tool_calls").is_some_and(|calls| calls.is_true()) => {}
+            None if find(message, "content").is_some() => return Err(fault(format!("{name}: `content` is null"))),
             None => return Err(fault(format!("{name} has no `content`; it has `{}`", names(message).join("`, `")))),
         }
     }

@@ -24,7 +24,13 @@ pub(super) fn read(
 ) -> Result<()> {
     let fault = |what: String| CommandError::new(format!("prompts `{}`: {what}", path.display()));
     let file = File::open(path).map_err(|error| fault(error.to_string()))?;
-    let damaged = |error: &dyn std::fmt::Display| fault(format!("not a whole Parquet file: {error}"));
+    let damaged = |what: String, error: &dyn std::fmt::Display| {
+        CommandError::new(format!("{what}: {error}")).hint("write the file again, or copy it again")
+    };
+    let damaged_at = |line: usize, error: &dyn std::fmt::Display| damaged(place(path, line), error);
+    let damaged = |error: &dyn std::fmt::Display| {
+        damaged(format!("prompts `{}`: not a whole Parquet file", path.display()), error)
+    };
     let reader = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| damaged(&error))?;
     let fields = reader.schema().fields().clone();
     let columns: Vec<String> = fields.iter().map(|field| field.name().clone()).collect();
@@ -40,11 +46,11 @@ pub(super) fn read(
     let reader = reader.with_projection(mask).build().map_err(|error| damaged(&error))?;
     let mut line = 0;
     for batch in reader {
-        let batch = batch.map_err(|error| damaged(&error).at(place(path, line + 1)))?;
+        let batch = batch.map_err(|error| damaged_at(line + 1, &error))?;
         // Columns come in the file's order, as `read` has them.
         let arrays: Result<Vec<ArrayRef>, ArrowError> =
             batch.columns().iter().zip(&types).map(|(array, to)| cast(array, to)).collect();
-        let arrays = arrays.map_err(|error| damaged(&error).at(place(path, line + 1)))?;
+        let arrays = arrays.map_err(|error| damaged_at(line + 1, &error))?;
         for row in 0..batch.num_rows() {
             line += 1;
             let names = read.iter().map(|&i| columns[i].as_str());

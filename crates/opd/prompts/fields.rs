@@ -47,8 +47,11 @@ impl Fields<'_> {
         }
     }
 
-    /// That a field is not there, and which are.
+    /// That a field is null, or not there, and which are.
     pub fn missing(&self, key: Key) -> CommandError {
+        if find(self.values, name(key)).is_some() {
+            return CommandError::new(format!("`{}` is null", name(key)));
+        }
         CommandError::new(format!("there is no `{}`; there is {}", name(key), self.listed()))
     }
 

@@ -155,6 +155,7 @@ fn a_faulty_line_is_named() {
         "",
         &["line 3: not JSON: EOF while parsing an object at column 14"],
     );
+    says("{\"prompt\": null}", "", &["line 1: `prompt` is null"]);
     says("{\"prompt\": 3}", "", &["line 1: `prompt` is a number, expected a text or a list of messages"]);
     says("{\"prompt\": \"a\", \"answer\": true}", "", &["`answer` is a bool, expected a text or a number"]);
     says("{\"prompt\": \"a\", \"teacher_id\": 3}", "", &["`teacher_id` is a number, expected a text"]);
@@ -164,6 +165,7 @@ fn a_faulty_line_is_named() {
         ("[\"hi\"]", "`prompt[0]` is a string, expected a message"),
         (r#"[{"content": "hi"}]"#, "`prompt[0]` has no `role`; it has `content`"),
         (r#"[{"role": "user", "text": "hi"}]"#, "`prompt[0]` has no `content`; it has `role`, `text`"),
+        (r#"[{"role": "user", "content": null}]"#, "`prompt[0]`: `content` is null"),
         (r#"[{"role": "user", "content": ["hi"]}]"#, "`prompt[0]`: `content` is a sequence, expected a text"),
         (r#"[{"role": "user", "content": "\n"}]"#, "the prompt is empty"),
         (
@@ -191,7 +193,7 @@ fn a_faulty_line_is_named() {
     assert!(error.contains("prompts.csv` is neither .jsonl nor .parquet"), "{error}");
     let section = PromptsSection { path: "nowhere.jsonl".into(), ..section("") };
     let error = Prompts::read("prompts", &section, None).unwrap_err().to_string();
-    assert!(error.contains("`nowhere.jsonl`"), "{error}");
+    assert!(error.starts_with("prompts: there is no file `nowhere.jsonl`\nhint: "), "{error}");
 }
 
 #[test]
@@ -262,6 +264,11 @@ fn a_faulty_parquet_file_is_named() {
         parquet(vec![("prompt", text_column(&["a", "b"])), ("n", Arc::new(BooleanArray::from(vec![true, false])))]);
     says(&good[..good.len() - 9], "", &["prompts.parquet`: not a whole Parquet file"]);
     says(b"{\"prompt\": \"a\"}", "", &["not a whole Parquet file"]);
+    let mut damaged = good.clone();
+    damaged[8..24].fill(0xff);
+    let error = rows(&damaged, "").unwrap_err().to_string();
+    assert!(error.contains("prompts.parquet`, row 1: Parquet "), "{error}");
+    assert_eq!(error.matches("prompts.parquet").count(), 1, "{error}");
     says(&good, "keys = { prompt = 'question' }", &["row 1: there is no `question`; there is `prompt`, `n`"]);
     says(&good, "keys = { answer = 'n' }", &["row 1: `n` is a bool, expected a text or a number"]);
     says(&good, "template = '{{ prompt + other }}'", &["row 1", "`prompt`, `n`"]);

@@ -37,11 +37,18 @@ impl HeldOut {
     /// Reads the problems, asked as the training prompts are.
     ///
     /// # Errors
-    /// With file and line: what is no prompt or has no answer.
-    pub fn read(config: &SftConfig, chat: Option<&ChatTemplate>, tokenizer: &Tokenizer) -> Result<Option<Self>> {
+    /// With file and line: what is no prompt, has no answer, or leaves no room for a response in the context.
+    pub fn read(
+        config: &SftConfig,
+        chat: Option<&ChatTemplate>,
+        tokenizer: &Tokenizer,
+        context: usize,
+    ) -> Result<Option<Self>> {
         let Some(eval) = &config.eval else { return Ok(None) };
         let section = config.section(&eval.path, Keys { answer: None, ..config.keys.clone() });
-        let problems = Prompts::read("eval", &section, chat)?.with_answers()?;
+        let problems = Prompts::read("eval.path", &section, chat)?;
+        let problems = problems.with_answers().map_err(|error| error.hint("[eval] needs an answer for each prompt"))?;
+        problems.check_lengths(tokenizer, ("eval.max_new_tokens", eval.max_new_tokens), |_| context)?;
         let params = SamplingParams {
             temperature: 1.0,
             top_p: 1.0,

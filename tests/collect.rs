@@ -147,14 +147,24 @@ fn forward_kl_on_the_teachers_own_text_moves_the_student_to_the_teacher() {
     assert!(!small.path("none").exists());
 
     // One damaged batch is passed over by name.
-    let batch = std::fs::read_dir(small.path("store/scores/main")).unwrap().next().unwrap().unwrap().path();
-    let mut bytes = std::fs::read(&batch).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 0x40;
-    std::fs::write(&batch, bytes).unwrap();
+    let damage = |batch: &Path| {
+        let mut bytes = std::fs::read(batch).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x40;
+        std::fs::write(batch, bytes).unwrap();
+    };
+    let batches = std::fs::read_dir(small.path("store/scores/main")).unwrap().map(|batch| batch.unwrap().path());
+    let batches: Vec<_> = batches.collect();
+    damage(&batches[0]);
     let output = sft(&small, &config, &["steps=6"], "e");
     succeeded(&output);
     assert!(text(&output.stderr).contains("passed over: batch `u"), "{}", text(&output.stderr));
+    // Where all are, there is an end to it, however many are read at a time.
+    batches[1..].iter().for_each(|batch| damage(batch));
+    for at_once in ["scores.shuffle_batches=1", "scores.shuffle_batches=1000"] {
+        let says = format!("none of the {} batches in", batches.len());
+        refused(sft(&small, &config, &[at_once], "f"), &[says.as_str()]);
+    }
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub(super) struct RecordedRows {
     context: usize,
     epochs: u64,
     blocks: u64,
+    /// Rows that the epoch has given so far.
+    given: usize,
     /// What is left of the epoch.
     rest: Option<Batches>,
     /// Rows that are next, by batch and row.
@@ -74,7 +76,20 @@ impl RecordedRows {
         let (estimator, mixed) = (estimator.clone(), section.shuffle_batches);
         let (rest, next) = (None, VecDeque::new());
         let seed = config.seed;
-        Ok(Self { runtime, store, batches, estimator, seed, mixed, context, epochs: 0, blocks: 0, rest, next })
+        Ok(Self {
+            runtime,
+            store,
+            batches,
+            estimator,
+            seed,
+            mixed,
+            context,
+            epochs: 0,
+            blocks: 0,
+            given: 0,
+            rest,
+            next,
+        })
     }
 
     /// One step on the next `count`.
@@ -91,7 +106,6 @@ impl RecordedRows {
 
     /// Reads the next few batches and appends their rows, mixed.
     fn mix(&mut self) -> Result<()> {
-        let begins = self.rest.is_none();
         let mut rest = self.rest.take().unwrap_or_else(|| self.epoch());
         let mut block = Vec::new();
         let mut ended = false;
@@ -110,7 +124,9 @@ impl RecordedRows {
                 }
             }
         }
-        if begins && ended && block.is_empty() {
+        self.given += block.len();
+        // Another epoch would find no more.
+        if ended && self.given == 0 {
             let what = format!("none of the {} batches in `{}` can be read", self.batches.len(), self.store.url());
             return Err(CommandError::new(what).hint("bring the objects back from a copy"));
         }
@@ -120,7 +136,7 @@ impl RecordedRows {
         }
         self.blocks += 1;
         if ended {
-            (self.epochs, self.blocks) = (self.epochs + 1, 0);
+            (self.epochs, self.blocks, self.given) = (self.epochs + 1, 0, 0);
         } else {
             self.rest = Some(rest);
         }

@@ -83,4 +83,9 @@ fn teachers_that_do_not_fit_are_refused_by_name() {
     let pipeline = std::fs::read_to_string(small.path("small.toml")).unwrap();
     std::fs::write(small.path("small.toml"), pipeline.replace("teacher.model = \"teacher\"\n", "")).unwrap();
     refused("run", &[], &[], &["line 1: there is no `teacher_id`", "the pipeline has `second`", "add [teacher]"]);
+    // So do held-out ones, unless nobody is asked about them.
+    std::fs::write(small.path("routed.jsonl"), "{\"prompt\": \"1\", \"teacher_id\": \"second\"}\n").unwrap();
+    refused("run", &["prompts.path=routed.jsonl"], &[], &["heldout.jsonl`, line 1: there is no `teacher_id`"]);
+    let sets = ["prompts.path=routed.jsonl", "eval.reverse_kl=false"];
+    succeeded(&small.command("run", &sets).arg("--dry-run").output().unwrap());
 }

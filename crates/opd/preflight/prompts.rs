@@ -27,25 +27,29 @@ pub(super) fn check_prompts(
     let chat = load_chat("student.model", &pipeline.student.model)?;
     let ids: Vec<&str> = teachers.keys().copied().collect();
     let mut asked_in_chats = BTreeSet::new();
-    let mut check = |prompts: &Prompts| {
-        prompts.check_teachers(&ids)?;
-        let chats = prompts.prompts.iter().filter(|prompt| prompt.chat);
-        asked_in_chats.extend(chats.map(|prompt| teacher_of(prompt).to_string()));
+    let mut check = |prompts: &Prompts, needs_teacher: bool| {
+        if needs_teacher {
+            prompts.check_teachers(&ids)?;
+            let chats = prompts.prompts.iter().filter(|prompt| prompt.chat);
+            asked_in_chats.extend(chats.map(|prompt| teacher_of(prompt).to_string()));
+        }
         let new = ("rollout.max_new_tokens", pipeline.rollout.max_new_tokens);
         prompts.check_lengths(&student.tokenizer, new, |prompt| {
-            let teacher = &teachers[teacher_of(prompt)].config;
-            student.config.max_position_embeddings.min(teacher.max_position_embeddings)
+            let own = student.config.max_position_embeddings;
+            let teacher = teachers.get(teacher_of(prompt)).filter(|_| needs_teacher);
+            teacher.map_or(own, |teacher| own.min(teacher.config.max_position_embeddings))
         })
     };
     let prompts = Prompts::read("prompts", &pipeline.prompts, chat.as_ref())?;
-    check(&prompts)?;
+    check(&prompts, true)?;
     for (name, set) in pipeline.eval.iter().flat_map(|eval| &eval.sets) {
         let key = format!("eval.sets.{name}");
         if set.samples == 0 {
             return Err(CommandError::new(format!("{key}.samples is 0")).hint("it must be 1 or more"));
         }
         let problems = Prompts::read(&key, &set.prompts(&pipeline.prompts), chat.as_ref())?;
-        check(&if set.answers { problems.with_answers()? } else { problems })?;
+        let needs_teacher = pipeline.eval.as_ref().is_some_and(|eval| eval.reverse_kl);
+        check(&if set.answers { problems.with_answers()? } else { problems }, needs_teacher)?;
     }
     for (id, teacher) in pipeline.all_teachers().into_iter().filter(|(id, _)| asked_in_chats.contains(*id)) {
         warn_of_other_template(chat.as_ref(), &format!("{}.model", pipeline.teacher_key(id)), &teacher.model)?;

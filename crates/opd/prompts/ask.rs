@@ -27,7 +27,9 @@ pub(super) struct Asker<'a> {
 
 impl<'a> Asker<'a> {
     pub fn new(key: &str, section: &'a PromptsSection, chat: Option<&'a ChatTemplate>) -> Result<Self> {
-        let template = section.template.as_deref().map(|source| Template::strict(&format!("{key}.template"), source));
+        // An eval set that inherits a template or a system message turns it off with an empty one.
+        let template = section.template.as_deref().filter(|source| !source.is_empty());
+        let template = template.map(|source| Template::strict(&format!("{key}.template"), source));
         Ok(Self {
             keys: &section.keys,
             template: template.transpose()?,

@@ -125,6 +125,8 @@ fn texts_and_messages_become_chats() {
     let with_system = lines(text, "chat = true\nsystem = 'S'\nchat_template_args = { mood = 2024-07-26 }").unwrap();
     assert_eq!(texts(&with_system)[0], "<system>S<user>hi<assistant>2024-07-26");
     assert_eq!(texts(&with_system)[2], "<system>own<user>hi<assistant>2024-07-26");
+    let turned_off = lines(text, "chat = true\nsystem = ''\ntemplate = ''").unwrap();
+    assert_eq!(texts(&turned_off), texts(&lines(text, "chat = true").unwrap()));
     // Without chat a text stays a text; messages have no other way to be asked.
     let prompts = lines(text, "").unwrap();
     assert_eq!((prompts.prompts[0].chat, prompts.prompts[1].chat), (false, true));

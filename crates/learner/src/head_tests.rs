@@ -1,7 +1,7 @@
 //! The chunked head in float32 and float64 against full logits, float64 and autograd.
 
 use super::*;
-use crate::estimator::{CrossEntropy, Divergence, oracle::numbers};
+use crate::estimator::{CrossEntropy, Divergence, Jsd, ReverseKlTeacherTopK, SkewedKl, TopKOf, oracle::numbers};
 use proptest::prelude::*;
 use tch::Device;
 
@@ -123,7 +123,15 @@ fn gap(a: &Tensor, b: &Tensor) -> f64 {
     (a.to_kind(Kind::Double) - b.to_kind(Kind::Double)).abs().max().double_value(&[])
 }
 
-const RULES: [&dyn Estimator; 3] = [&FORWARD_KL, &REVERSE_KL, &CrossEntropy];
+const RULES: [&dyn Estimator; 7] = [
+    &FORWARD_KL,
+    &REVERSE_KL,
+    &CrossEntropy,
+    &ForwardKl { top_k: 64, tail: Tail::Drop },
+    &ReverseKlTeacherTopK { top_k: 64, tail: Tail::Bucket },
+    &SkewedKl { top_k: 64, support: TopKOf::StudentTopK, alpha: 0.3, tail: Tail::Bucket },
+    &Jsd { top_k: 64, support: TopKOf::TeacherTopK, beta: 0.4, tail: Tail::Bucket },
+];
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]

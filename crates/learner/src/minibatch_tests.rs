@@ -117,6 +117,7 @@ fn by_autograd(student: &Transformer, rows: &[TrainRow], estimator: Option<&Esti
                     value += c.sum(None).double_value(&[]);
                     (c * p).sum(None)
                 }
+                Some(other) => panic!("{other:?} is proved in head_tests.rs"),
             };
             if !matches!(estimator, Some(EstimatorConfig::ReverseKlMc(_))) {
                 value += term.double_value(&[]);

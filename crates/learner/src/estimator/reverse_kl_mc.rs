@@ -2,7 +2,8 @@
 //! `c_j = -(n_j / m) rho_j A_j`, `A = log q - log p`, `rho = p / b`. Unbiased for grad KL(p || q) at any staleness.
 //! (arXiv 2606.24143: the reverse KL recomputed under the current student, unclipped.)
 
-use super::{Candidates, Divergence, Estimator, Fault, Ruling, Support, Tally};
+use super::{Candidates, Divergence, Estimator, Fault, Needs, Ruling, Support, Tally, at_least_one};
+use crate::Result;
 use serde::{Deserialize, Serialize};
 
 /// |log rho| beyond which an importance weight is held; e^20 is past any use, and finite in float32.
@@ -53,6 +54,14 @@ impl Estimator for ReverseKlMc {
         Some(Divergence::ReverseKl)
     }
 
+    fn needs(&self) -> Needs {
+        Needs { draws: self.draws, whole_distribution: true, ..Needs::default() }
+    }
+
+    fn validate(&self) -> Result<()> {
+        at_least_one("estimator.draws", self.draws)
+    }
+
     fn rule(&self, candidates: &Candidates) -> Ruling {
         let Candidates { mask, learner_logprobs: log_p, teacher_logprobs: log_q, sampler_logprobs: log_b, .. } =
             candidates;
@@ -87,13 +96,6 @@ mod tests {
 
     const RULE: ReverseKlMc =
         ReverseKlMc { draws: 1, advantage: Advantage::Current, correction: Correction::Importance };
-
-    /// d KL(p || q) / d logits in closed form: p (log p - log q - KL) / T.
-    fn closed_form(position: &Position) -> Tensor {
-        let (p, q) = (position.p(), position.q());
-        let log_ratio = p.log() - q.log();
-        &p * (log_ratio - position.reverse_kl()) / position.temperature
-    }
 
     /// Expectation over *all* outcomes of m draws from b of value and d logits.
     fn expectation(position: &Position, m: u32) -> (f64, Tensor) {
@@ -131,7 +133,7 @@ mod tests {
             let position = Position::random(seed, vocab, temperature);
             let (value, gradient) = expectation(&position, m);
             prop_assert!((value - position.reverse_kl()).abs() < 1e-9, "{} {}", value, position.reverse_kl());
-            assert_close(&gradient, &closed_form(&position), 1e-9);
+            assert_close(&gradient, &position.d_reverse_kl(), 1e-9);
         }
 
         #[test]
@@ -154,7 +156,7 @@ mod tests {
         let log_p = (&logits / position.temperature).log_softmax(0, Kind::Double);
         let kl = (log_p.exp() * (&log_p - position.q().log())).sum(None);
         let gradient = Tensor::run_backward(&[kl], &[&logits], false, false).remove(0);
-        assert_close(&closed_form(&position), &gradient, 1e-12);
+        assert_close(&position.d_reverse_kl(), &gradient, 1e-12);
     }
 
     #[test]

@@ -5,22 +5,26 @@
 //! the network, nor autograd; the chunked head does what is the same for all. To add one: a file here with its struct (which
 //! is its configuration too), its rule and its proof, and a variant of [`EstimatorConfig`].
 
+mod correction;
 mod cross_entropy;
 mod forward_kl;
 mod jsd;
 #[cfg(test)]
 pub(crate) mod oracle;
 mod over_support;
+mod ppo;
 mod reverse_kl_mc;
 mod reverse_kl_top_k;
 mod skewed_kl;
 
+pub use correction::Correction;
 pub use cross_entropy::CrossEntropy;
 pub use forward_kl::ForwardKl;
 pub use jsd::Jsd;
 pub use over_support::{Tail, TopKOf};
+pub use ppo::Clip;
 pub(crate) use reverse_kl_mc::LOG_RHO_LIMIT;
-pub use reverse_kl_mc::{Advantage, Correction, ReverseKlMc};
+pub use reverse_kl_mc::{Advantage, ReverseKlMc};
 pub use reverse_kl_top_k::{ReverseKlStudentTopK, ReverseKlTeacherTopK};
 pub use skewed_kl::SkewedKl;
 
@@ -269,6 +273,8 @@ mod tests {
         assert!(read(r#"{"name": "reverse_kl_mc", "draw": 16}"#).unwrap_err().contains("draw"));
         assert!(read(r#"{"name": "forward_kl", "top_k": 4, "draws": 1}"#).unwrap_err().contains("draws"));
         assert!(read(r#"{"name": "reverse_kl"}"#).unwrap_err().contains("reverse_kl_mc"));
+        let truncated = r#"{"name": "reverse_kl_mc", "draws": 4, "correction": {"name": "truncated", "cc": 2}}"#;
+        assert!(read(truncated).unwrap_err().contains("unknown field `cc`"));
         assert!(read(r#"{"name": "jsd", "top_k": 4, "alpha": 0.5}"#).unwrap_err().contains("alpha"));
         assert!(read(r#"{"name": "jsd", "top_k": 4, "support": "draws"}"#).unwrap_err().contains("student_top_k"));
         for (json, says) in [
@@ -280,6 +286,10 @@ mod tests {
             (r#"{"name": "jsd", "top_k": 0}"#, ["estimator.top_k", "is 0"]),
             (r#"{"name": "jsd", "top_k": 4, "beta": 0}"#, ["estimator.beta", "above 0 and below 1"]),
             (r#"{"name": "reverse_kl_mc", "draws": 0}"#, ["estimator.draws", "is 0"]),
+            (
+                r#"{"name": "reverse_kl_mc", "draws": 1, "correction": "self_normalised"}"#,
+                ["estimator.correction", "`none`: use that"],
+            ),
         ] {
             let said = read(json).unwrap().validate().unwrap_err().to_string();
             assert!(says.iter().all(|words| said.contains(words)), "{json}: {said}");
@@ -297,6 +307,9 @@ mod tests {
             (r#"{"name": "jsd", "top_k": 3}"#, [0, 3, 0]),
             (r#"{"name": "jsd", "top_k": 3, "beta": 0.9, "support": "student_top_k", "tail": "drop"}"#, [0, 0, 3]),
             (r#"{"name": "reverse_kl_mc", "draws": 3}"#, [3, 0, 0]),
+            (r#"{"name": "reverse_kl_mc", "draws": 3, "advantage": "rollout", "correction": "none"}"#, [3, 0, 0]),
+            (r#"{"name": "reverse_kl_mc", "draws": 3, "correction": {"name": "truncated", "c": 4}}"#, [3, 0, 0]),
+            (r#"{"name": "reverse_kl_mc", "draws": 3, "correction": {"name": "ppo", "dual_clip": 3}}"#, [3, 0, 0]),
         ] {
             let config = read(json).unwrap();
             config.validate().unwrap();

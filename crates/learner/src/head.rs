@@ -165,7 +165,7 @@ pub fn chunked_head(
 const REVERSE_KL: ReverseKlMc = ReverseKlMc {
     draws: usize::MAX,
     advantage: crate::estimator::Advantage::Current,
-    correction: crate::estimator::Correction::Importance,
+    correction: crate::estimator::Correction::Importance {},
 };
 const FORWARD_KL: ForwardKl = ForwardKl { top_k: usize::MAX, tail: Tail::Bucket };
 

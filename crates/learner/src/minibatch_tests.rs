@@ -11,7 +11,7 @@ use record::{NewRollout, PolicyVersion, RolloutBatch, RolloutBatchInfo, Sample, 
 const MC: EstimatorConfig = EstimatorConfig::ReverseKlMc(ReverseKlMc {
     draws: 4,
     advantage: Advantage::Current,
-    correction: Correction::Importance,
+    correction: Correction::Importance {},
 });
 const FORWARD: EstimatorConfig = EstimatorConfig::ForwardKl(ForwardKl { top_k: 5, tail: Tail::Bucket });
 const EOS: i32 = 2;

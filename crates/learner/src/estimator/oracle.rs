@@ -1,6 +1,6 @@
 //! Full-vocabulary distributions in float64, which the estimators' proofs compare with.
 
-use super::{Candidates, Fault, Ruling};
+use super::{Candidates, Estimator, Fault, Ruling};
 use tch::{Device, Kind, Tensor};
 
 /// Logits of learner, teacher and sampler at one position; the distributions are at `temperature`.
@@ -140,4 +140,29 @@ pub(crate) fn by_autograd(position: &Position, f: impl Fn(&Tensor) -> Tensor) ->
 /// The faults of the first position.
 pub(crate) fn faults(ruling: &Ruling) -> Vec<Fault> {
     ruling.faults.iter().filter(|(_, at)| at.int64_value(&[0]) != 0).map(|(fault, _)| *fault).collect()
+}
+
+/// Expectation over *all* outcomes of m draws from b of value and d logits.
+pub(crate) fn expectation(rule: &dyn Estimator, position: &Position, m: u32) -> (f64, Tensor) {
+    let vocab = position.learner_logits.size()[0];
+    let b = Vec::<f64>::try_from(position.b()).unwrap();
+    let (mut value, mut gradient) = (0.0, Tensor::zeros([vocab], (Kind::Double, Device::Cpu)));
+    for outcome in 0..vocab.pow(m) {
+        let draws: Vec<i64> = (0..m).map(|i| outcome / vocab.pow(i) % vocab).collect();
+        let chance: f64 = draws.iter().map(|a| b[*a as usize]).product();
+        let (mut ids, mut counts) = (Vec::new(), Vec::<i64>::new());
+        for a in draws {
+            match ids.iter().position(|id| *id == a) {
+                Some(j) => counts[j] += 1,
+                None => {
+                    ids.push(a);
+                    counts.push(1);
+                }
+            }
+        }
+        let ruling = rule.rule(&position.candidates(&ids, &counts));
+        value += chance * ruling.value.double_value(&[0]);
+        gradient += d_logits(position, &ruling, &ids) * chance;
+    }
+    (value, gradient)
 }

@@ -8,6 +8,7 @@
 mod correction;
 mod cross_entropy;
 mod forward_kl;
+mod forward_kl_mc;
 mod jsd;
 #[cfg(test)]
 pub(crate) mod oracle;
@@ -16,10 +17,12 @@ mod ppo;
 mod reverse_kl_mc;
 mod reverse_kl_top_k;
 mod skewed_kl;
+mod top_k_ppo;
 
 pub use correction::Correction;
 pub use cross_entropy::CrossEntropy;
 pub use forward_kl::ForwardKl;
+pub use forward_kl_mc::ForwardKlMc;
 pub use jsd::Jsd;
 pub use over_support::{Tail, TopKOf};
 pub use ppo::Clip;
@@ -27,6 +30,7 @@ pub(crate) use reverse_kl_mc::LOG_RHO_LIMIT;
 pub use reverse_kl_mc::{Advantage, ReverseKlMc};
 pub use reverse_kl_top_k::{ReverseKlStudentTopK, ReverseKlTeacherTopK};
 pub use skewed_kl::SkewedKl;
+pub use top_k_ppo::TopKPpo;
 
 use crate::{LearnError, Result};
 use serde::{Deserialize, Serialize};
@@ -117,6 +121,11 @@ pub enum Fault {
         "the teacher gives a token of the support log-probability -inf; expected a finite one; take `forward_kl` or `jsd`, which bear it"
     )]
     ImpossibleToTeacher,
+    /// log b = -inf in a support.
+    #[error(
+        "the sampler gives a token of its own top-k log-probability -inf; expected a finite one; do the rows hold what was sampled?"
+    )]
+    ImpossibleToSampler,
     /// The learner's tail vanished in float32 while the teacher has mass there.
     #[error(
         "the learner's mass outside the support is 0, the teacher's is not; expected both or neither; lower the learning rate"
@@ -189,6 +198,10 @@ pub enum EstimatorConfig {
     Jsd(Jsd),
     /// KL(student || teacher) over Monte-Carlo draws of the sampler.
     ReverseKlMc(ReverseKlMc),
+    /// KL(teacher || student) over Monte-Carlo draws of the sampler.
+    ForwardKlMc(ForwardKlMc),
+    /// The PPO rule over the sampling student's top-k.
+    TopKPpo(TopKPpo),
 }
 
 /// What rollout and score jobs must cache for an estimator.
@@ -214,6 +227,8 @@ impl EstimatorConfig {
             Self::SkewedKl(rule) => rule,
             Self::Jsd(rule) => rule,
             Self::ReverseKlMc(rule) => rule,
+            Self::ForwardKlMc(rule) => rule,
+            Self::TopKPpo(rule) => rule,
         }
     }
 
@@ -286,6 +301,10 @@ mod tests {
             (r#"{"name": "jsd", "top_k": 0}"#, ["estimator.top_k", "is 0"]),
             (r#"{"name": "jsd", "top_k": 4, "beta": 0}"#, ["estimator.beta", "above 0 and below 1"]),
             (r#"{"name": "reverse_kl_mc", "draws": 0}"#, ["estimator.draws", "is 0"]),
+            (r#"{"name": "forward_kl_mc", "draws": 0}"#, ["estimator.draws", "is 0"]),
+            (r#"{"name": "top_k_ppo", "top_k": 0}"#, ["estimator.top_k", "is 0"]),
+            (r#"{"name": "top_k_ppo", "top_k": 3, "eps_low": -1}"#, ["estimator.eps_low", "is -1"]),
+            (r#"{"name": "top_k_ppo", "top_k": 3, "dual_clip": 0.5}"#, ["estimator.dual_clip", "is 0.5"]),
             (
                 r#"{"name": "reverse_kl_mc", "draws": 1, "correction": "self_normalised"}"#,
                 ["estimator.correction", "`none`: use that"],
@@ -307,11 +326,13 @@ mod tests {
             (r#"{"name": "jsd", "top_k": 3}"#, [0, 3, 0]),
             (r#"{"name": "jsd", "top_k": 3, "beta": 0.9, "support": "student_top_k", "tail": "drop"}"#, [0, 0, 3]),
             (r#"{"name": "reverse_kl_mc", "draws": 3}"#, [3, 0, 0]),
+            (r#"{"name": "forward_kl_mc", "draws": 3}"#, [3, 0, 0]),
+            (r#"{"name": "top_k_ppo", "top_k": 3, "advantage": "rollout", "dual_clip": 2}"#, [0, 0, 3]),
             (r#"{"name": "reverse_kl_mc", "draws": 3, "advantage": "rollout", "correction": "none"}"#, [3, 0, 0]),
             (r#"{"name": "reverse_kl_mc", "draws": 3, "correction": {"name": "truncated", "c": 4}}"#, [3, 0, 0]),
             (r#"{"name": "reverse_kl_mc", "draws": 3, "correction": {"name": "ppo", "dual_clip": 3}}"#, [3, 0, 0]),
         ] {
-            let config = read(json).unwrap();
+            let config = read(json).unwrap_or_else(|error| panic!("{json}: {error}"));
             config.validate().unwrap();
             let found = config.needs();
             assert_eq!([found.draws, found.teacher_top_k, found.sampler_top_k], needs, "{json}");

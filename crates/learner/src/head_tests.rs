@@ -1,7 +1,10 @@
 //! The chunked head in float32 and float64 against full logits, float64 and autograd.
 
 use super::*;
-use crate::estimator::{CrossEntropy, Divergence, Jsd, ReverseKlTeacherTopK, SkewedKl, TopKOf, oracle::numbers};
+use crate::estimator::{
+    Advantage, Correction, CrossEntropy, Divergence, ForwardKlMc, Jsd, ReverseKlTeacherTopK, SkewedKl, TopKOf, TopKPpo,
+    oracle::numbers,
+};
 use proptest::prelude::*;
 use tch::Device;
 
@@ -123,13 +126,16 @@ fn gap(a: &Tensor, b: &Tensor) -> f64 {
     (a.to_kind(Kind::Double) - b.to_kind(Kind::Double)).abs().max().double_value(&[])
 }
 
-const RULES: [&dyn Estimator; 7] = [
+const RULES: [&dyn Estimator; 10] = [
     &FORWARD_KL,
     &REVERSE_KL,
     &CrossEntropy,
     &ForwardKl { top_k: 64, tail: Tail::Drop },
     &ReverseKlTeacherTopK { top_k: 64, tail: Tail::Bucket },
     &SkewedKl { top_k: 64, support: TopKOf::StudentTopK, alpha: 0.3, tail: Tail::Bucket },
+    &ReverseKlMc { draws: 4, advantage: Advantage::Rollout, correction: Correction::Truncated { c: 1.5 } },
+    &ForwardKlMc { draws: 4 },
+    &TopKPpo { top_k: 64, advantage: Advantage::Current, eps_low: 0.2, eps_high: 0.2, dual_clip: 3.0 },
     &Jsd { top_k: 64, support: TopKOf::TeacherTopK, beta: 0.4, tail: Tail::Bucket },
 ];
 
@@ -170,6 +176,20 @@ fn both_divergences_and_the_entropy_are_reported_whatever_is_trained_on() {
         assert!((sum(&found.forward_kl) - forward).abs() < 1e-4, "{}", rule.name());
         assert!(gap(&found.entropy, &entropy) < 1e-5 && gap(&found.learner_logprobs, &tokens) < 1e-5);
     }
+}
+
+/// Where the estimator looks at the draws itself, they are not packed a second time.
+#[test]
+fn reverse_kl_is_reported_from_the_draws_that_another_estimator_trains_on() {
+    tch::set_num_threads(1);
+    let mut case = case(5, 20);
+    let reverse = reference(&case, &REVERSE_KL, 1.0).value;
+    case.positions.draws = None;
+    let (found, _) = run(&case, &ForwardKlMc { draws: 4 }, 1.0, 3);
+    let sum = found.reverse_kl.unwrap().sum(None).double_value(&[]);
+    assert!((sum - reverse).abs() < 1e-4 * (1.0 + reverse.abs()));
+    let (found, _) = run(&case, &ForwardKl { top_k: 64, tail: Tail::Drop }, 1.0, 3);
+    assert!(found.reverse_kl.is_none(), "a top-k is not draws");
 }
 
 /// A student so sure of itself that its tail is 1e-8 of the teacher's: q_T / p_T is 1e6, and what is left of `c_j - p_j sum c`

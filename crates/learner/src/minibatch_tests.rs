@@ -489,3 +489,6 @@ fn a_learner_can_be_handed_to_another_thread() {
     fn is_send<T: Send>() {}
     is_send::<Learner>();
 }
+
+#[path = "menu_tests.rs"]
+mod menu;

@@ -28,7 +28,7 @@ const VOCABULARIES: &str = "2048,4096,32768";
 const VARIANTS: [&str; 4] = ["autograd", "32", "128", "512"];
 const ROUNDS: usize = 5;
 const RULE: ReverseKlMc =
-    ReverseKlMc { draws: J as usize, advantage: Advantage::Current, correction: Correction::Importance };
+    ReverseKlMc { draws: J as usize, advantage: Advantage::Current, correction: Correction::Importance {} };
 
 fn main() -> Result<(), AnyError> {
     let set = |name| env::var(name).ok();

@@ -24,6 +24,19 @@ fn settings_that_make_no_sense() {
         (&["rollout.top_p=0.9"], &["rollout.top_p is 0.9", "reverse_kl_mc", "set rollout.top_p = 1"]),
         (&["rollout.draws=2"], &["reads 4", "rollout.draws stores 2"]),
         (&[forward], &["forward_kl", "reads 64", "score.top_k_max stores 8"]),
+        (
+            &["learn.estimator={ name = \"jsd\", top_k = 8, support = \"student_top_k\" }"],
+            &["jsd", "reads 8", "rollout.top_k_max stores 4"],
+        ),
+        (
+            &["learn.estimator={ name = \"skewed_kl\", top_k = 8, alpha = 1.0 }"],
+            &["estimator.alpha", "is 1", "above 0 and below 1"],
+        ),
+        (
+            &["learn.estimator.correction={ name = \"truncated\", c = 0.5 }"],
+            &["estimator.correction.c", "is 0.5", "1 or more"],
+        ),
+        (&["learn.estimator.correction=\"truncate\""], &["learn.estimator", "did you mean `truncated`?"]),
         (&["learn.rows_per_step=6"], &["learn.rows_per_step is 6", "a unit has 4 rows"]),
         (&["learn.publish_every=2"], &["learn.publish_every is 2 at learn.max_staleness = 0"]),
         (&["rollout.temperature=0"], &["rollout.temperature is 0"]),

@@ -66,6 +66,23 @@ fn forward_kl_trains_from_the_top_k_alone() {
 }
 
 #[test]
+fn an_estimator_is_one_line_of_a_pipeline() {
+    for estimator in [
+        "{ name = \"reverse_kl_student_top_k\", top_k = 4 }",
+        "{ name = \"jsd\", top_k = 8 }",
+        "{ name = \"reverse_kl_mc\", draws = 4, correction = { name = \"truncated\", c = 1.5 } }",
+    ] {
+        let small = Small::new();
+        succeeded(&small.run(&[&format!("learn.estimator={estimator}"), "learn.steps=2", "learn.max_staleness=1"]));
+        let steps = small.sql("select loss, reverse_kl, forward_kl from steps order by step");
+        assert_eq!(steps.len(), 2, "{estimator}");
+        for step in &steps {
+            assert!(step.split(',').all(|value| value.parse::<f64>().unwrap().is_finite()), "{estimator}: {step}");
+        }
+    }
+}
+
+#[test]
 fn a_damaged_batch_is_dropped_by_name_and_sampled_again() {
     let small = Small::new();
     // A rollout job alone fills the store; nobody scores yet.

@@ -5,16 +5,32 @@
 //! the network, nor autograd; the chunked head does what is the same for all. To add one: a file here with its struct (which
 //! is its configuration too), its rule and its proof, and a variant of [`EstimatorConfig`].
 
+mod correction;
 mod cross_entropy;
 mod forward_kl;
+mod forward_kl_mc;
+mod jsd;
 #[cfg(test)]
 pub(crate) mod oracle;
+mod over_support;
+mod ppo;
 mod reverse_kl_mc;
+mod reverse_kl_top_k;
+mod skewed_kl;
+mod top_k_ppo;
 
+pub use correction::Correction;
 pub use cross_entropy::CrossEntropy;
-pub use forward_kl::{ForwardKl, Tail};
+pub use forward_kl::ForwardKl;
+pub use forward_kl_mc::ForwardKlMc;
+pub use jsd::Jsd;
+pub use over_support::{Tail, TopKOf};
+pub use ppo::Clip;
 pub(crate) use reverse_kl_mc::LOG_RHO_LIMIT;
-pub use reverse_kl_mc::{Advantage, Correction, ReverseKlMc};
+pub use reverse_kl_mc::{Advantage, ReverseKlMc};
+pub use reverse_kl_top_k::{ReverseKlStudentTopK, ReverseKlTeacherTopK};
+pub use skewed_kl::SkewedKl;
+pub use top_k_ppo::TopKPpo;
 
 use crate::{LearnError, Result};
 use serde::{Deserialize, Serialize};
@@ -100,11 +116,26 @@ pub enum Fault {
         "the learner gives a token of the support log-probability -inf; expected a finite one; lower the learning rate"
     )]
     ImpossibleToLearner,
+    /// log q = -inf in a support.
+    #[error(
+        "the teacher gives a token of the support log-probability -inf; expected a finite one; take `forward_kl` or `jsd`, which bear it"
+    )]
+    ImpossibleToTeacher,
+    /// log b = -inf in a support.
+    #[error(
+        "the sampler gives a token of its own top-k log-probability -inf; expected a finite one; do the rows hold what was sampled?"
+    )]
+    ImpossibleToSampler,
     /// The learner's tail vanished in float32 while the teacher has mass there.
     #[error(
         "the learner's mass outside the support is 0, the teacher's is not; expected both or neither; lower the learning rate"
     )]
     NoLearnerTail,
+    /// The scores hold no tail, or one that vanished, where the learner has mass.
+    #[error(
+        "the teacher's mass outside the support is 0, the learner's is not; expected both or neither; score with a tail, or take `tail = \"drop\"`"
+    )]
+    NoTeacherTail,
     /// NaN or infinity without a better name.
     #[error("value or coefficient is not finite; expected finite log-probabilities from learner, teacher and sampler")]
     NotFinite,
@@ -130,6 +161,23 @@ pub trait Estimator: Send + Sync + std::fmt::Debug {
     /// The divergence its value estimates.
     fn divergence(&self) -> Option<Divergence>;
 
+    /// What must be cached for it; by default the top-k that it looks at.
+    fn needs(&self) -> Needs {
+        match self.support() {
+            Support::TeacherTopK { k } => Needs { teacher_top_k: k, ..Needs::default() },
+            Support::SamplerTopK { k } => Needs { sampler_top_k: k, ..Needs::default() },
+            Support::Draws | Support::Token => Needs::default(),
+        }
+    }
+
+    /// Refuses settings without a meaning.
+    ///
+    /// # Errors
+    /// [`LearnError::Setting`] with the key.
+    fn validate(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// The rule. Tensors may be of any kind of float; what comes back has the same.
     fn rule(&self, candidates: &Candidates) -> Ruling;
 }
@@ -140,8 +188,20 @@ pub trait Estimator: Send + Sync + std::fmt::Debug {
 pub enum EstimatorConfig {
     /// KL(teacher || student) over the teacher's top-k and a tail bucket.
     ForwardKl(ForwardKl),
+    /// KL(student || teacher) over the teacher's top-k and a tail bucket.
+    ReverseKlTeacherTopK(ReverseKlTeacherTopK),
+    /// KL(student || teacher) over the sampling student's top-k and a tail bucket.
+    ReverseKlStudentTopK(ReverseKlStudentTopK),
+    /// A mix of forward and reverse KL over a top-k and a tail bucket.
+    SkewedKl(SkewedKl),
+    /// Generalised Jensen-Shannon divergence over a top-k and a tail bucket.
+    Jsd(Jsd),
     /// KL(student || teacher) over Monte-Carlo draws of the sampler.
     ReverseKlMc(ReverseKlMc),
+    /// KL(teacher || student) over Monte-Carlo draws of the sampler.
+    ForwardKlMc(ForwardKlMc),
+    /// The PPO rule over the sampling student's top-k.
+    TopKPpo(TopKPpo),
 }
 
 /// What rollout and score jobs must cache for an estimator.
@@ -162,16 +222,19 @@ impl EstimatorConfig {
     pub fn estimator(&self) -> &dyn Estimator {
         match self {
             Self::ForwardKl(rule) => rule,
+            Self::ReverseKlTeacherTopK(rule) => rule,
+            Self::ReverseKlStudentTopK(rule) => rule,
+            Self::SkewedKl(rule) => rule,
+            Self::Jsd(rule) => rule,
             Self::ReverseKlMc(rule) => rule,
+            Self::ForwardKlMc(rule) => rule,
+            Self::TopKPpo(rule) => rule,
         }
     }
 
     /// What must be cached for it.
     pub fn needs(&self) -> Needs {
-        match self {
-            Self::ForwardKl(rule) => Needs { teacher_top_k: rule.top_k, ..Needs::default() },
-            Self::ReverseKlMc(rule) => Needs { draws: rule.draws, whole_distribution: true, ..Needs::default() },
-        }
+        self.estimator().needs()
     }
 
     /// Refuses settings without a meaning.
@@ -179,15 +242,23 @@ impl EstimatorConfig {
     /// # Errors
     /// [`LearnError::Setting`] with the key.
     pub fn validate(&self) -> Result<()> {
-        let (key, number) = match self {
-            Self::ForwardKl(rule) => ("estimator.top_k", rule.top_k),
-            Self::ReverseKlMc(rule) => ("estimator.draws", rule.draws),
-        };
-        if number == 0 {
-            return Err(LearnError::Setting { key, expected: "1 or more".into(), found: "0".into() });
-        }
-        Ok(())
+        self.estimator().validate()
     }
+}
+
+fn at_least_one(key: &'static str, number: usize) -> Result<()> {
+    if number == 0 {
+        return Err(LearnError::Setting { key, expected: "1 or more".into(), found: "0".into() });
+    }
+    Ok(())
+}
+
+/// `why`: what the ends would mean.
+fn share(key: &'static str, number: f64, why: &str) -> Result<()> {
+    if number > 0.0 && number < 1.0 {
+        return Ok(());
+    }
+    Err(LearnError::Setting { key, expected: format!("above 0 and below 1: {why}"), found: number.to_string() })
 }
 
 #[cfg(test)]
@@ -217,7 +288,56 @@ mod tests {
         assert!(read(r#"{"name": "reverse_kl_mc", "draw": 16}"#).unwrap_err().contains("draw"));
         assert!(read(r#"{"name": "forward_kl", "top_k": 4, "draws": 1}"#).unwrap_err().contains("draws"));
         assert!(read(r#"{"name": "reverse_kl"}"#).unwrap_err().contains("reverse_kl_mc"));
-        let zero = read(r#"{"name": "forward_kl", "top_k": 0}"#).unwrap();
-        assert!(zero.validate().unwrap_err().to_string().contains("estimator.top_k"));
+        let truncated = r#"{"name": "reverse_kl_mc", "draws": 4, "correction": {"name": "truncated", "cc": 2}}"#;
+        assert!(read(truncated).unwrap_err().contains("unknown field `cc`"));
+        assert!(read(r#"{"name": "jsd", "top_k": 4, "alpha": 0.5}"#).unwrap_err().contains("alpha"));
+        assert!(read(r#"{"name": "jsd", "top_k": 4, "support": "draws"}"#).unwrap_err().contains("student_top_k"));
+        for (json, says) in [
+            (r#"{"name": "forward_kl", "top_k": 0}"#, ["estimator.top_k", "is 0"]),
+            (r#"{"name": "reverse_kl_teacher_top_k", "top_k": 0}"#, ["estimator.top_k", "is 0"]),
+            (r#"{"name": "reverse_kl_student_top_k", "top_k": 0}"#, ["estimator.top_k", "is 0"]),
+            (r#"{"name": "skewed_kl", "top_k": 0}"#, ["estimator.top_k", "is 0"]),
+            (r#"{"name": "skewed_kl", "top_k": 4, "alpha": 1}"#, ["estimator.alpha", "1 is `forward_kl`"]),
+            (r#"{"name": "jsd", "top_k": 0}"#, ["estimator.top_k", "is 0"]),
+            (r#"{"name": "jsd", "top_k": 4, "beta": 0}"#, ["estimator.beta", "above 0 and below 1"]),
+            (r#"{"name": "reverse_kl_mc", "draws": 0}"#, ["estimator.draws", "is 0"]),
+            (r#"{"name": "forward_kl_mc", "draws": 0}"#, ["estimator.draws", "is 0"]),
+            (r#"{"name": "top_k_ppo", "top_k": 0}"#, ["estimator.top_k", "is 0"]),
+            (r#"{"name": "top_k_ppo", "top_k": 3, "eps_low": -1}"#, ["estimator.eps_low", "is -1"]),
+            (r#"{"name": "top_k_ppo", "top_k": 3, "dual_clip": 0.5}"#, ["estimator.dual_clip", "is 0.5"]),
+            (
+                r#"{"name": "reverse_kl_mc", "draws": 1, "correction": "self_normalised"}"#,
+                ["estimator.correction", "`none`: use that"],
+            ),
+        ] {
+            let said = read(json).unwrap().validate().unwrap_err().to_string();
+            assert!(says.iter().all(|words| said.contains(words)), "{json}: {said}");
+        }
+    }
+
+    #[test]
+    fn every_estimator_goes_by_its_name_and_comes_back_as_it_went() {
+        for (json, needs) in [
+            (r#"{"name": "forward_kl", "top_k": 3, "tail": "drop"}"#, [0, 3, 0]),
+            (r#"{"name": "reverse_kl_teacher_top_k", "top_k": 3}"#, [0, 3, 0]),
+            (r#"{"name": "reverse_kl_student_top_k", "top_k": 3, "tail": "drop"}"#, [0, 0, 3]),
+            (r#"{"name": "skewed_kl", "top_k": 3}"#, [0, 3, 0]),
+            (r#"{"name": "skewed_kl", "top_k": 3, "alpha": 0.9, "support": "student_top_k"}"#, [0, 0, 3]),
+            (r#"{"name": "jsd", "top_k": 3}"#, [0, 3, 0]),
+            (r#"{"name": "jsd", "top_k": 3, "beta": 0.9, "support": "student_top_k", "tail": "drop"}"#, [0, 0, 3]),
+            (r#"{"name": "reverse_kl_mc", "draws": 3}"#, [3, 0, 0]),
+            (r#"{"name": "forward_kl_mc", "draws": 3}"#, [3, 0, 0]),
+            (r#"{"name": "top_k_ppo", "top_k": 3, "advantage": "rollout", "dual_clip": 2}"#, [0, 0, 3]),
+            (r#"{"name": "reverse_kl_mc", "draws": 3, "advantage": "rollout", "correction": "none"}"#, [3, 0, 0]),
+            (r#"{"name": "reverse_kl_mc", "draws": 3, "correction": {"name": "truncated", "c": 4}}"#, [3, 0, 0]),
+            (r#"{"name": "reverse_kl_mc", "draws": 3, "correction": {"name": "ppo", "dual_clip": 3}}"#, [3, 0, 0]),
+        ] {
+            let config = read(json).unwrap_or_else(|error| panic!("{json}: {error}"));
+            config.validate().unwrap();
+            let found = config.needs();
+            assert_eq!([found.draws, found.teacher_top_k, found.sampler_top_k], needs, "{json}");
+            assert!(json.contains(&format!("\"{}\"", config.estimator().name())), "{json}");
+            assert_eq!(read(&serde_json::to_string(&config).unwrap()).unwrap(), config);
+        }
     }
 }

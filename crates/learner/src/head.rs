@@ -58,7 +58,7 @@ pub struct Positions {
     pub temperature: Tensor,
     /// What the estimator looks at.
     pub support: Columns,
-    /// All draws, for the reverse KL that is reported; `None` where no row has any.
+    /// All draws, for the reverse KL that is reported; `None` where no row has any, or `support` is all of them.
     pub draws: Option<Columns>,
     /// The teacher's top-k as stored, for the forward KL that is reported; `None` where no row has any.
     pub teacher_top_k: Option<Columns>,
@@ -127,7 +127,10 @@ pub fn chunked_head(
             if estimator.divergence() == rule.divergence() {
                 return Ok(Some(ruling.value.shallow_clone()));
             }
-            let Some(columns) = columns else { return Ok(None) };
+            let Some(columns) = columns else {
+                // Where the estimator looks at the very same columns, they are not given twice.
+                return Ok((estimator.support() == rule.support()).then(|| rule.rule(&ids).value));
+            };
             let ids = student.candidates(&columns.narrow(start, length)?, has_tail(rule.support()))?;
             Result::Ok(Some(rule.rule(&ids).value))
         };
@@ -162,7 +165,7 @@ pub fn chunked_head(
 const REVERSE_KL: ReverseKlMc = ReverseKlMc {
     draws: usize::MAX,
     advantage: crate::estimator::Advantage::Current,
-    correction: crate::estimator::Correction::Importance,
+    correction: crate::estimator::Correction::Importance {},
 };
 const FORWARD_KL: ForwardKl = ForwardKl { top_k: usize::MAX, tail: Tail::Bucket };
 

@@ -1,7 +1,10 @@
 //! The chunked head in float32 and float64 against full logits, float64 and autograd.
 
 use super::*;
-use crate::estimator::{CrossEntropy, Divergence, oracle::numbers};
+use crate::estimator::{
+    Advantage, Correction, CrossEntropy, Divergence, ForwardKlMc, Jsd, ReverseKlTeacherTopK, SkewedKl, TopKOf, TopKPpo,
+    oracle::numbers,
+};
 use proptest::prelude::*;
 use tch::Device;
 
@@ -59,6 +62,8 @@ fn case(seed: u64, vocab: i64) -> Case {
 
 struct Reference {
     value: f64,
+    /// How much the sum of all values moves at most with log p, for a rule that weighs by p / b or q / b.
+    sensitivity: f64,
     d_hidden: Tensor,
     d_weight: Tensor,
 }
@@ -76,6 +81,9 @@ fn reference(case: &Case, estimator: &dyn Estimator, scale: f64) -> Reference {
     let _ = outside.scatter_value_(1, ids, 0.0);
     let tail = (log_p.exp() * outside).sum_dim_intlist([1i64].as_slice(), false, None).log();
     let zero = at.zeros_like();
+    let weights = (at.detach().exp() + teacher_logprobs.exp()) / p.support.sampler_logprobs.exp();
+    let moved = weights * ((at.detach() - teacher_logprobs).abs() + 1.0);
+    let sensitivity = moved.where_self(mask, &zero).sum(None).double_value(&[]);
     let (value, loss) = if estimator.divergence() == Some(Divergence::ForwardKl) {
         // Autograd would multiply padding's NaN by 0.
         let log_q = teacher_logprobs.where_self(mask, &zero);
@@ -92,11 +100,11 @@ fn reference(case: &Case, estimator: &dyn Estimator, scale: f64) -> Reference {
             learner_tail: tail.detach(),
             teacher_tail: teacher_tail.copy(),
         });
-        (ruling.value.sum(None).double_value(&[]), (ruling.coefficients * at).sum(None))
+        (ruling.value.sum(None).double_value(&[]), (ruling.coefficients * &at).sum(None))
     };
     let mut gradients = Tensor::run_backward(&[loss * scale], &[&hidden, &weight], false, false);
     let d_weight = gradients.remove(1);
-    Reference { value, d_hidden: gradients.remove(0), d_weight }
+    Reference { value, sensitivity, d_hidden: gradients.remove(0), d_weight }
 }
 
 fn run(case: &Case, estimator: &dyn Estimator, scale: f64, chunk: usize) -> (HeadOutput, Tensor) {
@@ -123,7 +131,19 @@ fn gap(a: &Tensor, b: &Tensor) -> f64 {
     (a.to_kind(Kind::Double) - b.to_kind(Kind::Double)).abs().max().double_value(&[])
 }
 
-const RULES: [&dyn Estimator; 3] = [&FORWARD_KL, &REVERSE_KL, &CrossEntropy];
+/// Of all kinds. What jumps, the PPO rule, has margins that nothing reaches: float32 may be on the other side of a margin.
+const RULES: [&dyn Estimator; 10] = [
+    &FORWARD_KL,
+    &REVERSE_KL,
+    &CrossEntropy,
+    &ForwardKl { top_k: 64, tail: Tail::Drop },
+    &ReverseKlTeacherTopK { top_k: 64, tail: Tail::Bucket },
+    &SkewedKl { top_k: 64, support: TopKOf::StudentTopK, alpha: 0.3, tail: Tail::Bucket },
+    &ReverseKlMc { draws: 4, advantage: Advantage::Rollout, correction: Correction::Truncated { c: 1.5 } },
+    &ForwardKlMc { draws: 4 },
+    &TopKPpo { top_k: 64, advantage: Advantage::Current, eps_low: 1.0, eps_high: 1e9, dual_clip: 1e9 },
+    &Jsd { top_k: 64, support: TopKOf::TeacherTopK, beta: 0.4, tail: Tail::Bucket },
+];
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
@@ -133,7 +153,9 @@ proptest! {
         let case = case(seed, vocab);
         for rule in RULES {
             let expected = reference(&case, rule, 0.3);
-            let scale = 1.0 + expected.value.abs() + expected.d_weight.abs().max().double_value(&[]);
+            let weighs = matches!(rule.support(), Support::Draws | Support::SamplerTopK { .. });
+            let sensitivity = if weighs { expected.sensitivity } else { 0.0 };
+            let scale = 1.0 + sensitivity + expected.value.abs() + expected.d_weight.abs().max().double_value(&[]);
             for (kind, tolerance) in [(Kind::Float, 1e-5 * scale), (Kind::Double, 1e-11 * scale)] {
                 let (found, d_weight) = run_in(kind, &case, rule, 0.3, chunk);
                 prop_assert!(found.fault.is_none(), "{:?}", found.fault);
@@ -162,6 +184,20 @@ fn both_divergences_and_the_entropy_are_reported_whatever_is_trained_on() {
         assert!((sum(&found.forward_kl) - forward).abs() < 1e-4, "{}", rule.name());
         assert!(gap(&found.entropy, &entropy) < 1e-5 && gap(&found.learner_logprobs, &tokens) < 1e-5);
     }
+}
+
+/// Where the estimator looks at the draws itself, they are not packed a second time.
+#[test]
+fn reverse_kl_is_reported_from_the_draws_that_another_estimator_trains_on() {
+    tch::set_num_threads(1);
+    let mut case = case(5, 20);
+    let reverse = reference(&case, &REVERSE_KL, 1.0).value;
+    case.positions.draws = None;
+    let (found, _) = run(&case, &ForwardKlMc { draws: 4 }, 1.0, 3);
+    let sum = found.reverse_kl.unwrap().sum(None).double_value(&[]);
+    assert!((sum - reverse).abs() < 1e-4 * (1.0 + reverse.abs()));
+    let (found, _) = run(&case, &ForwardKl { top_k: 64, tail: Tail::Drop }, 1.0, 3);
+    assert!(found.reverse_kl.is_none(), "a top-k is not draws");
 }
 
 /// A student so sure of itself that its tail is 1e-8 of the teacher's: q_T / p_T is 1e6, and what is left of `c_j - p_j sum c`

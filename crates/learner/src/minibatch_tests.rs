@@ -11,7 +11,7 @@ use record::{NewRollout, PolicyVersion, RolloutBatch, RolloutBatchInfo, Sample, 
 const MC: EstimatorConfig = EstimatorConfig::ReverseKlMc(ReverseKlMc {
     draws: 4,
     advantage: Advantage::Current,
-    correction: Correction::Importance,
+    correction: Correction::Importance {},
 });
 const FORWARD: EstimatorConfig = EstimatorConfig::ForwardKl(ForwardKl { top_k: 5, tail: Tail::Bucket });
 const EOS: i32 = 2;
@@ -117,6 +117,7 @@ fn by_autograd(student: &Transformer, rows: &[TrainRow], estimator: Option<&Esti
                     value += c.sum(None).double_value(&[]);
                     (c * p).sum(None)
                 }
+                Some(other) => panic!("{other:?} is proved in head_tests.rs"),
             };
             if !matches!(estimator, Some(EstimatorConfig::ReverseKlMc(_))) {
                 value += term.double_value(&[]);
@@ -488,3 +489,6 @@ fn a_learner_can_be_handed_to_another_thread() {
     fn is_send<T: Send>() {}
     is_send::<Learner>();
 }
+
+#[path = "menu_tests.rs"]
+mod menu;

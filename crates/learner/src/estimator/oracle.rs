@@ -1,6 +1,6 @@
 //! Full-vocabulary distributions in float64, which the estimators' proofs compare with.
 
-use super::{Candidates, Ruling};
+use super::{Candidates, Estimator, Fault, Ruling};
 use tch::{Device, Kind, Tensor};
 
 /// Logits of learner, teacher and sampler at one position; the distributions are at `temperature`.
@@ -24,6 +24,11 @@ pub(crate) fn numbers(seed: u64, count: i64) -> Vec<f64> {
             ((x ^ (x >> 31)) >> 11) as f64 / (1u64 << 53) as f64 * 4.0 - 2.0
         })
         .collect()
+}
+
+fn top(probabilities: &Tensor, k: i64) -> Vec<i64> {
+    let (_, ids) = probabilities.topk(k, 0, true, true);
+    Vec::try_from(ids).unwrap()
 }
 
 impl Position {
@@ -52,10 +57,21 @@ impl Position {
         (self.p() * (self.p().log() - self.q().log())).sum(None).double_value(&[])
     }
 
+    /// d KL(p || q) / d logits in closed form: p (log p - log q - KL) / T.
+    pub fn d_reverse_kl(&self) -> Tensor {
+        let p = self.p();
+        let log_ratio = p.log() - self.q().log();
+        p * (log_ratio - self.reverse_kl()) / self.temperature
+    }
+
     /// The teacher's `k` most likely ids.
     pub fn teacher_top(&self, k: i64) -> Vec<i64> {
-        let (_, ids) = self.q().topk(k, 0, true, true);
-        Vec::try_from(ids).unwrap()
+        top(&self.q(), k)
+    }
+
+    /// The sampler's `k` most likely ids.
+    pub fn sampler_top(&self, k: i64) -> Vec<i64> {
+        top(&self.b(), k)
     }
 
     /// The position with these candidates, N = 1.
@@ -110,4 +126,43 @@ pub(crate) fn assert_close(found: &Tensor, expected: &Tensor, tolerance: f64) {
     assert_eq!(found.size(), expected.size());
     let difference = (found.to_kind(Kind::Double) - expected.to_kind(Kind::Double)).abs().max().double_value(&[]);
     assert!(difference <= tolerance, "differ by {difference}\nfound    {found:?} {found}\nexpected {expected}");
+}
+
+/// A function of the full-vocabulary p, and its gradient in the learner's logits, by autograd. `f` sees `[V]` and gives one
+/// number.
+pub(crate) fn by_autograd(position: &Position, f: impl Fn(&Tensor) -> Tensor) -> (f64, Tensor) {
+    let logits = position.learner_logits.copy().set_requires_grad(true);
+    let value = f(&(&logits / position.temperature).softmax(0, Kind::Double));
+    let gradient = Tensor::run_backward(&[&value], &[&logits], false, false).remove(0);
+    (value.double_value(&[]), gradient)
+}
+
+/// The faults of the first position.
+pub(crate) fn faults(ruling: &Ruling) -> Vec<Fault> {
+    ruling.faults.iter().filter(|(_, at)| at.int64_value(&[0]) != 0).map(|(fault, _)| *fault).collect()
+}
+
+/// Expectation over *all* outcomes of m draws from b of value and d logits.
+pub(crate) fn expectation(rule: &dyn Estimator, position: &Position, m: u32) -> (f64, Tensor) {
+    let vocab = position.learner_logits.size()[0];
+    let b = Vec::<f64>::try_from(position.b()).unwrap();
+    let (mut value, mut gradient) = (0.0, Tensor::zeros([vocab], (Kind::Double, Device::Cpu)));
+    for outcome in 0..vocab.pow(m) {
+        let draws: Vec<i64> = (0..m).map(|i| outcome / vocab.pow(i) % vocab).collect();
+        let chance: f64 = draws.iter().map(|a| b[*a as usize]).product();
+        let (mut ids, mut counts) = (Vec::new(), Vec::<i64>::new());
+        for a in draws {
+            match ids.iter().position(|id| *id == a) {
+                Some(j) => counts[j] += 1,
+                None => {
+                    ids.push(a);
+                    counts.push(1);
+                }
+            }
+        }
+        let ruling = rule.rule(&position.candidates(&ids, &counts));
+        value += chance * ruling.value.double_value(&[0]);
+        gradient += d_logits(position, &ruling, &ids) * chance;
+    }
+    (value, gradient)
 }

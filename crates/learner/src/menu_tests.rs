@@ -1,0 +1,115 @@
+//! The whole menu, as a pipeline names it, through the network on sampled rows.
+
+use super::*;
+use crate::estimator::oracle::{Position, assert_close, expectation};
+
+/// Every estimator; those with `true` have no gradient at p = q = b, whatever was drawn.
+const MENU: [(&str, bool); 17] = [
+    (r#"{"name": "forward_kl", "top_k": 5}"#, true),
+    (r#"{"name": "forward_kl", "top_k": 5, "tail": "drop"}"#, false),
+    (r#"{"name": "reverse_kl_teacher_top_k", "top_k": 5}"#, true),
+    (r#"{"name": "reverse_kl_student_top_k", "top_k": 5}"#, true),
+    (r#"{"name": "reverse_kl_student_top_k", "top_k": 5, "tail": "drop"}"#, false),
+    (r#"{"name": "skewed_kl", "top_k": 5, "alpha": 0.3}"#, true),
+    (r#"{"name": "skewed_kl", "top_k": 5, "support": "student_top_k"}"#, true),
+    (r#"{"name": "jsd", "top_k": 5, "support": "student_top_k"}"#, true),
+    (r#"{"name": "jsd", "top_k": 5, "beta": 0.2, "tail": "drop"}"#, true),
+    (r#"{"name": "reverse_kl_mc", "draws": 4}"#, true),
+    (r#"{"name": "reverse_kl_mc", "draws": 4, "advantage": "rollout"}"#, true),
+    (r#"{"name": "reverse_kl_mc", "draws": 4, "correction": "none"}"#, true),
+    (r#"{"name": "reverse_kl_mc", "draws": 4, "correction": {"name": "truncated", "c": 1.5}}"#, true),
+    (r#"{"name": "reverse_kl_mc", "draws": 4, "correction": "self_normalised"}"#, true),
+    (r#"{"name": "reverse_kl_mc", "draws": 4, "correction": {"name": "ppo", "dual_clip": 3}}"#, true),
+    (r#"{"name": "forward_kl_mc", "draws": 4}"#, false),
+    (r#"{"name": "top_k_ppo", "top_k": 5}"#, true),
+];
+
+fn menu() -> impl Iterator<Item = (EstimatorConfig, bool)> {
+    MENU.into_iter().map(|(json, vanishes)| (serde_json::from_str(json).unwrap(), vanishes))
+}
+
+fn norm(gradients: &[Tensor]) -> f64 {
+    gradients.iter().map(|g| g.square().sum(None).double_value(&[])).sum::<f64>().sqrt()
+}
+
+#[test]
+fn where_student_sampler_and_teacher_are_one_there_is_nothing_to_learn() {
+    let student = network(7, false);
+    let data = data(&student, &network(7, false), 0.8);
+    let learner = learner(student, LearnerSettings::default());
+    for (estimator, vanishes) in menu() {
+        let (report, gradients) = learner.gradients(estimator.estimator(), &data.rows(0)).unwrap();
+        let (report, norm) = (report.finish(None), norm(&gradients.unwrap()));
+        for name in ["loss", "reverse_kl", "forward_kl"] {
+            assert!(rate(&report, name).abs() < 1e-5, "{estimator:?} {name}: {:?}", report.metrics);
+        }
+        assert_eq!(norm < 1e-4, vanishes, "{estimator:?}: {norm}");
+    }
+}
+
+#[test]
+fn how_a_minibatch_is_cut_changes_nothing_for_any_of_them() {
+    let data = data(&network(7, true), &network(8, true), 1.2);
+    let rows = data.rows(1);
+    let cut =
+        |microbatch_tokens, head_chunk| learner(network(9, true), LearnerSettings { microbatch_tokens, head_chunk });
+    let (whole, pieces) = (cut(4096, 128), cut(9, 2));
+    for (estimator, _) in menu() {
+        let (report, expected) = whole.gradients(estimator.estimator(), &rows).unwrap();
+        let (other, found) = pieces.gradients(estimator.estimator(), &rows).unwrap();
+        assert_same_gradients(&found.unwrap(), &expected.unwrap(), 1e-3);
+        let (report, other) = (report.finish(None), other.finish(None));
+        assert!(report.metrics.keys().eq(other.metrics.keys()));
+        for (name, (numerator, denominator)) in &report.metrics {
+            let gap = (numerator / denominator - rate(&other, name)).abs();
+            assert!(gap < 1e-3 * (1.0 + (numerator / denominator).abs()), "{estimator:?} {name}");
+        }
+    }
+}
+
+/// Each batch is used twice: the second step is stale.
+#[test]
+fn each_of_them_brings_the_student_nearer_to_the_teacher() {
+    let teacher = network(8, true);
+    for (estimator, _) in menu() {
+        let mut learner = learner(network(9, true), LearnerSettings::default());
+        let mut kl = Vec::new();
+        for _ in 0..6 {
+            let data = data(learner.student(), &teacher, 1.0);
+            let report = learner.step(&estimator, &data.rows(0)).unwrap();
+            kl.push(rate(&report, "forward_kl") + rate(&report, "reverse_kl"));
+            learner.step(&estimator, &data.rows(1)).unwrap();
+        }
+        let (early, late): (f64, f64) = (kl[..2].iter().sum(), kl[4..].iter().sum());
+        assert!(late < 0.9 * early, "{estimator:?}: {kl:?}");
+    }
+}
+
+/// b the student that sampled, p what real steps made of it: what is unbiased is so at that staleness.
+#[test]
+fn forward_kl_mc_is_unbiased_at_the_staleness_that_real_steps_make() {
+    let prompt = [4, 9, 6];
+    let logits = |network: &Transformer| {
+        let _guard = tch::no_grad_guard();
+        let hidden = network.hidden(&network.right_padded(&[prompt]).unwrap()).unwrap();
+        network.logits(&hidden.select(1, 2)).unwrap().squeeze_dim(0).to_kind(Kind::Double)
+    };
+    let (teacher, estimator): (_, EstimatorConfig) =
+        (network(8, true), serde_json::from_str(r#"{"name": "forward_kl_mc", "draws": 4}"#).unwrap());
+    let mut learner = learner(network(9, true), LearnerSettings::default());
+    let sampler_logits = logits(learner.student());
+    let data = data(learner.student(), &teacher, 1.2);
+    for staleness in 0..2 {
+        learner.step(&estimator, &data.rows(staleness)).unwrap();
+    }
+    let position = Position {
+        learner_logits: logits(learner.student()),
+        teacher_logits: logits(&teacher),
+        sampler_logits,
+        temperature: 1.2,
+    };
+    assert!((position.p() - position.b()).abs().max().double_value(&[]) > 1e-3, "stale enough to matter");
+    let (value, gradient) = expectation(estimator.estimator(), &position, 1);
+    assert!((value - position.forward_kl()).abs() < 1e-9);
+    assert_close(&gradient, &((position.p() - position.q()) / 1.2), 1e-9);
+}

@@ -10,7 +10,7 @@ use record::{Commit, Ratio, StepCommit};
 use std::collections::BTreeMap;
 
 /// Metrics that have a column of their own: (column, metric, what it is). The others are in `metrics`.
-const MAIN_METRICS: [(&str, &str, &str); 15] = [
+const MAIN_METRICS: [(&str, &str, &str); 16] = [
     ("loss", "loss", "The estimator's loss: the mean over trained tokens."),
     ("reverse_kl", "reverse_kl", "Mean Monte-Carlo KL(learner || teacher); nats a token."),
     ("forward_kl", "forward_kl", "Mean KL(teacher || learner) over the teacher's top-k and a tail; nats a token."),
@@ -19,6 +19,7 @@ const MAIN_METRICS: [(&str, &str, &str); 15] = [
     ("teacher_mass", "teacher_mass", "Mean mass of the teacher inside its stored top-k."),
     ("is_ess", "is/ess", "Effective sample size of the importance ratios, as a fraction of the tokens."),
     ("is_mean", "is/mean", "Mean importance ratio; near 1 when learner and sampler agree."),
+    ("is_clip_frac", "is/clip_frac", "Fraction of draws that a correction clipped."),
     ("is_clamped_frac", "is/clamped_frac", "Fraction of importance ratios whose log was clamped."),
     ("mismatch_kl", "mismatch_kl", "KL(sampler || learner) on rows of staleness 0; 0 but for rounding. Nats."),
     ("staleness_mean", "sample/staleness_mean", "Mean staleness of the rows, in policy versions."),

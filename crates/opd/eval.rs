@@ -66,8 +66,7 @@ pub async fn run(mut job: Context) -> Result<()> {
                 }
                 let (seen, network, kept) = off_thread(move || {
                     let Problems { prompts, asking } = &*problems;
-                    let of_set = Some(&teachers).filter(|teachers| !teachers.is_empty());
-                    let seen = ask(&network, of_set, &tokenizer, prompts, asking)?;
+                    let seen = ask(&network, &teachers, &tokenizer, prompts, asking)?;
                     Ok((seen, network, teachers))
                 })
                 .await?;

@@ -158,8 +158,10 @@ pub trait Estimator: Send + Sync + std::fmt::Debug {
     /// The tokens it looks at.
     fn support(&self) -> Support;
 
-    /// The divergence its value estimates.
-    fn divergence(&self) -> Option<Divergence>;
+    /// The divergence that its value is reported as; by default none, and what is reported is computed beside it.
+    fn divergence(&self) -> Option<Divergence> {
+        None
+    }
 
     /// What must be cached for it; by default the top-k that it looks at.
     fn needs(&self) -> Needs {
@@ -251,6 +253,11 @@ fn at_least_one(key: &'static str, number: usize) -> Result<()> {
         return Err(LearnError::Setting { key, expected: "1 or more".into(), found: "0".into() });
     }
     Ok(())
+}
+
+/// The share of each side in a mix that nobody set.
+fn half() -> f64 {
+    0.5
 }
 
 /// `why`: what the ends would mean.

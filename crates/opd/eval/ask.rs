@@ -29,13 +29,13 @@ pub struct Asking {
 
 /// Asks every problem. What is sampled is in memory one batch of rows at a time.
 ///
-/// `teachers` are those that the problems name, by id; without any, no reverse KL is computed.
+/// `teachers` are those that the problems name, by id; where there are none, no reverse KL is computed.
 ///
 /// # Errors
 /// If a prompt cannot be sampled from, or an answer not be read.
 pub fn ask(
     student: &Transformer,
-    teachers: Option<&BTreeMap<String, Transformer>>,
+    teachers: &BTreeMap<String, Transformer>,
     tokenizer: &Tokenizer,
     problems: &Prompts,
     asking: &Asking,
@@ -74,7 +74,7 @@ pub fn ask(
             seen[i].clipped += u64::from(sample.finish == Some(Finish::Length));
             seen[i].tokens += sample.response_ids.len() as u64;
         }
-        for (id, teacher) in teachers.into_iter().flatten() {
+        for (id, teacher) in teachers {
             let is_theirs = |row: &usize| teacher_of(&problems[rows[*row].0]) == id;
             let theirs: Vec<usize> = (0..rows.len()).filter(is_theirs).collect();
             if theirs.is_empty() {

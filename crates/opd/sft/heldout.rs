@@ -10,7 +10,7 @@ use crate::{
 use model::{ChatTemplate, SamplingParams, Tokenizer, Transformer};
 use record::Ratio;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// `[eval]`
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -64,7 +64,7 @@ impl HeldOut {
 
     /// The accuracy, for people.
     pub fn test(&self, student: &Transformer, tokenizer: &Tokenizer) -> Result<String> {
-        let (greedy, sampled) = accuracies(&ask(student, None, tokenizer, &self.problems, &self.asking)?);
+        let (greedy, sampled) = accuracies(&ask(student, &BTreeMap::new(), tokenizer, &self.problems, &self.asking)?);
         let percent = |(correct, problems): Ratio| 100.0 * correct / problems;
         Ok(format!("held-out accuracy {:.1} % greedy, {:.1} % at T = 1", percent(greedy), percent(sampled)))
     }

@@ -1,6 +1,6 @@
 //! Cross-entropy on given tokens, for cold starts: `L = -log p(y)`.
 
-use super::{Candidates, Divergence, Estimator, Ruling, Support};
+use super::{Candidates, Estimator, Ruling, Support};
 
 /// The one candidate is the token itself, with coefficient -1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -13,10 +13,6 @@ impl Estimator for CrossEntropy {
 
     fn support(&self) -> Support {
         Support::Token
-    }
-
-    fn divergence(&self) -> Option<Divergence> {
-        None
     }
 
     fn rule(&self, candidates: &Candidates) -> Ruling {

@@ -1,7 +1,7 @@
 //! Monte-Carlo forward KL over draws a_j ~ b with counts n_j, weighted to the teacher: `c_j = -(n_j / m) v_j`, `v = q / b`.
 //! Unbiased for grad KL(q || p) wherever b covers q, at any staleness.
 
-use super::{Candidates, Divergence, Estimator, Needs, Ruling, Support, at_least_one, reverse_kl_mc::Draws};
+use super::{Candidates, Estimator, Needs, Ruling, Support, at_least_one, reverse_kl_mc::Draws};
 use crate::Result;
 use serde::{Deserialize, Serialize};
 
@@ -20,11 +20,6 @@ impl Estimator for ForwardKlMc {
 
     fn support(&self) -> Support {
         Support::Draws
-    }
-
-    /// The forward KL that is reported at each position is the one over the teacher's top-k.
-    fn divergence(&self) -> Option<Divergence> {
-        None
     }
 
     fn needs(&self) -> Needs {

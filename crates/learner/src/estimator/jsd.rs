@@ -1,7 +1,7 @@
 //! Generalised Jensen-Shannon divergence `beta KL(q || M) + (1 - beta) KL(p || M)`, `M = beta q + (1 - beta) p`, over a top-k,
 //! and a bucket for the rest. Bounded, so no token that one of the two holds impossible can blow it up.
 
-use super::{Candidates, Divergence, Estimator, Ruling, Support, Tail, TopKOf, at_least_one, over_support::Phi, share};
+use super::{Candidates, Estimator, Ruling, Support, Tail, TopKOf, at_least_one, over_support::Phi, share};
 use crate::Result;
 use serde::{Deserialize, Serialize};
 
@@ -15,15 +15,11 @@ pub struct Jsd {
     #[serde(default)]
     pub support: TopKOf,
     /// The teacher's share of the mixture, above 0 and below 1.
-    #[serde(default = "half")]
+    #[serde(default = "super::half")]
     pub beta: f64,
     /// What becomes of the mass outside.
     #[serde(default)]
     pub tail: Tail,
-}
-
-fn half() -> f64 {
-    0.5
 }
 
 impl Estimator for Jsd {
@@ -33,10 +29,6 @@ impl Estimator for Jsd {
 
     fn support(&self) -> Support {
         self.support.support(self.top_k)
-    }
-
-    fn divergence(&self) -> Option<Divergence> {
-        None
     }
 
     fn validate(&self) -> Result<()> {

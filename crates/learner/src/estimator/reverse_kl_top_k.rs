@@ -1,7 +1,7 @@
 //! Reverse KL over a top-k: `sum_j p_j log(p_j / q_j)`, and a bucket for the rest. The support is the teacher's K_q or the
 //! sampling student's K_b; p is the learner's current student in both.
 
-use super::{Candidates, Divergence, Estimator, Ruling, Support, Tail, at_least_one, over_support::Phi};
+use super::{Candidates, Estimator, Ruling, Support, Tail, at_least_one, over_support::Phi};
 use crate::Result;
 use serde::{Deserialize, Serialize};
 
@@ -36,10 +36,6 @@ impl Estimator for ReverseKlTeacherTopK {
         Support::TeacherTopK { k: self.top_k }
     }
 
-    fn divergence(&self) -> Option<Divergence> {
-        None
-    }
-
     fn validate(&self) -> Result<()> {
         at_least_one("estimator.top_k", self.top_k)
     }
@@ -56,10 +52,6 @@ impl Estimator for ReverseKlStudentTopK {
 
     fn support(&self) -> Support {
         Support::SamplerTopK { k: self.top_k }
-    }
-
-    fn divergence(&self) -> Option<Divergence> {
-        None
     }
 
     fn validate(&self) -> Result<()> {

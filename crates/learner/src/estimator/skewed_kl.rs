@@ -1,6 +1,6 @@
 //! `alpha KL(q || p) + (1 - alpha) KL(p || q)` over a top-k, and a bucket for the rest.
 
-use super::{Candidates, Divergence, Estimator, Ruling, Support, Tail, TopKOf, at_least_one, over_support::Phi, share};
+use super::{Candidates, Estimator, Ruling, Support, Tail, TopKOf, at_least_one, over_support::Phi, share};
 use crate::Result;
 use serde::{Deserialize, Serialize};
 
@@ -14,15 +14,11 @@ pub struct SkewedKl {
     #[serde(default)]
     pub support: TopKOf,
     /// The forward divergence's share, above 0 and below 1.
-    #[serde(default = "half")]
+    #[serde(default = "super::half")]
     pub alpha: f64,
     /// What becomes of the mass outside.
     #[serde(default)]
     pub tail: Tail,
-}
-
-fn half() -> f64 {
-    0.5
 }
 
 impl Estimator for SkewedKl {
@@ -32,10 +28,6 @@ impl Estimator for SkewedKl {
 
     fn support(&self) -> Support {
         self.support.support(self.top_k)
-    }
-
-    fn divergence(&self) -> Option<Divergence> {
-        None
     }
 
     fn validate(&self) -> Result<()> {

@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: build setup demo demo-smollm2 smollm2 test test-slow check format lints docs bench arith-weights clean
+.PHONY: build setup demo demo-smollm2 smollm2 test test-slow sim check format lints docs bench arith-weights clean
 
 CACHE ?= $(or $(OPD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/opd)
 PYTHON ?= python3
@@ -66,6 +66,11 @@ test: build smollm2
 # The same with more kills at random moments, and more seeds.
 test-slow: build smollm2
 	OPD_TEST_KILLS=200 PROPTEST_CASES=2000 storage/with-s3.sh cargo test --workspace
+
+# Whole runs on one thread, workers silent or slow at random: SEEDS of them. OPD_SIM_SEED=s replays one.
+sim: SEEDS ?= 20000
+sim: setup
+	OPD_SIM_SEEDS=$(SEEDS) cargo test -q -p opd --lib simulation::tests::every_row -- --nocapture
 
 check: format lints docs test
 

@@ -39,6 +39,16 @@ fn settings_that_make_no_sense() {
         (&["learn.estimator.correction=\"truncate\""], &["learn.estimator", "did you mean `truncated`?"]),
         (&["learn.rows_per_step=6"], &["learn.rows_per_step is 6", "a unit has 4 rows"]),
         (&["learn.publish_every=2"], &["learn.publish_every is 2 at learn.max_staleness = 0"]),
+        (&["rollout.lag=1"], &["rollout.lag is 1, learn.max_staleness 0", "born too stale"]),
+        (
+            &["learn.max_staleness=2", "rollout.lag=1", "learn.min_staleness=2"],
+            &["learn.min_staleness is 2, rollout.lag 1"],
+        ),
+        (
+            &["learn.max_staleness=2", "rollout.lag=1", "learn.publish_every=2"],
+            &["rollout.lag is 1 and learn.publish_every 2"],
+        ),
+        (&["learn.when_stale=skip"], &["learn.when_stale", "unknown variant `skip`", "`drop`, `wait`, `reweight`"]),
         (&["rollout.temperature=0"], &["rollout.temperature is 0"]),
         (&["learn.steps=0"], &["learn.steps is 0"]),
         (&["learn.device=tpu"], &["learn.device", "tpu"]),

@@ -37,6 +37,26 @@ fn an_asynchronous_run_stays_within_its_staleness_and_trains_on_the_same_number_
 }
 
 #[test]
+fn a_run_that_waits_drops_nothing_however_its_jobs_overlap() {
+    let small = Small::new();
+    let sets = ["learn.max_staleness=2", "learn.when_stale=wait", "learn.steps=8", "rollout.workers=2"];
+    succeeded(&small.run(&sets));
+    assert_eq!(small.sql("select count(*) from dropped where reason = 'stale'"), ["0"]);
+    let most: u64 = small.sql("select max(staleness) from consumed")[0].parse().unwrap();
+    assert!(most <= 2, "{most}");
+}
+
+#[test]
+fn a_lag_at_the_bound_is_the_staleness_of_every_row() {
+    let small = Small::new();
+    let sets =
+        ["rollout.lag=6", "learn.max_staleness=6", "learn.min_staleness=6", "learn.steps=9", "learn.keep_policies=1"];
+    succeeded(&small.run(&sets));
+    assert_eq!(small.sql("select count(*) from consumed where staleness <> least(6, step - 1)"), ["0"]);
+    assert_eq!(small.sql("select count(*) from consumed"), [(9 * ROWS_PER_STEP).to_string()]);
+}
+
+#[test]
 fn the_same_command_goes_on_from_where_a_run_was_stopped() {
     let (whole, parts) = (Small::new(), Small::new());
     succeeded(&whole.run(&[]));

@@ -4,6 +4,7 @@ mod prompts;
 
 use crate::{
     error::{CommandError, Result},
+    pace::WhenStale,
     teachers::TeacherSection,
 };
 use learner::{EstimatorConfig, LearnerSettings, OptimizerConfig};
@@ -105,6 +106,9 @@ pub struct RolloutSection {
     /// ... and at this many entries; 0 keeps none.
     #[serde(default)]
     pub top_k_max: u32,
+    /// The policy samples that is this many versions older than the newest: staleness as an experiment's fixed variable.
+    #[serde(default)]
+    pub lag: u64,
     /// Processes that `opd run` starts.
     #[serde(default = "one")]
     pub workers: u32,
@@ -154,6 +158,13 @@ pub struct LearnSection {
     /// The greatest staleness of a row that is trained on; 0 is strictly synchronous.
     #[serde(default)]
     pub max_staleness: u64,
+    /// The least staleness of a row that is trained on, as soon as there are versions enough.
+    #[serde(default)]
+    pub min_staleness: u64,
+    /// What becomes of rows that would be staler: `drop` (and sample again), `wait` (take no step that makes them so) or
+    /// `reweight` (train on them all the same).
+    #[serde(default)]
+    pub when_stale: WhenStale,
     /// The loss.
     pub estimator: EstimatorConfig,
     /// AdamW, clipping and schedule.

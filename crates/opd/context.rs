@@ -5,7 +5,7 @@ use crate::{
     error::{CommandError, Result},
     failpoint::{self, Point},
     output::say,
-    plan::Pace,
+    pace::Pace,
     stop::Stop,
 };
 use record::{Commit, Event, Job, Work};
@@ -164,7 +164,14 @@ impl Pipeline {
     /// The numbers that pace the run.
     pub fn pace(&self) -> Pace {
         let learn = &self.learn;
-        Pace { rows_per_step: learn.rows_per_step, steps: learn.steps, max_staleness: learn.max_staleness }
+        Pace {
+            rows_per_step: learn.rows_per_step,
+            steps: learn.steps,
+            min_staleness: learn.min_staleness,
+            max_staleness: learn.max_staleness,
+            when_stale: learn.when_stale,
+            lag: self.rollout.lag,
+        }
     }
 }
 

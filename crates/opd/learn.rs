@@ -300,7 +300,9 @@ async fn commit(job: &mut Context, outcome: Outcome, consumed: Vec<BatchRows>, s
 /// Gives up weights and moments that nobody needs any more: first in the log, then on disk.
 async fn retire(job: &mut Context) -> Result<()> {
     let (eval, learn) = (job.pipeline.eval.clone(), &job.pipeline.learn);
-    let (keep, steps) = (learn.keep_policies, learn.steps);
+    // A sampler that lags needs older versions than the newest.
+    let lag = usize::try_from(job.pipeline.rollout.lag).unwrap_or(usize::MAX);
+    let (keep, steps) = (learn.keep_policies.max(lag.saturating_add(1)), learn.steps);
     let plan = |now: &Snapshot| {
         let awaits = |version: PolicyVersion| {
             eval.as_ref().is_some_and(|eval| {

@@ -1,7 +1,7 @@
 //! JOBS: the command line and the jobs of a run, one file each.
 //!
 //! A job is a loop: follow the log, plan what is next ([`plan`], pure), do it, put an object, append the commit that names
-//! it. [`rollout`], [`score`], [`learn`] and [`eval`] are such loops; [`mod@run`] starts them as processes and watches the
+//! it. How far the jobs run apart is [`pace`]. [`rollout`], [`score`], [`learn`] and [`eval`] are such loops; [`mod@run`] starts them as processes and watches the
 //! log; [`status`] and [`sql`] read it, [`export_policy`] and [`sft`] make something of it.
 //! [`config`] is the pipeline that all of them are given, [`preflight`] what is checked before any of them works.
 #![warn(missing_docs)]
@@ -18,6 +18,7 @@ pub mod identity;
 pub mod learn;
 pub mod model_files;
 pub mod output;
+pub mod pace;
 pub mod plan;
 pub mod policy;
 pub mod preflight;

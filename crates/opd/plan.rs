@@ -1,26 +1,9 @@
 //! What is next for each job: pure functions of a snapshot, so that tests and simulations can drive every interleaving.
 
+use crate::pace::{Pace, WhenStale};
 use record::{BatchId, BatchRows, DropReason, Dropped, PolicyVersion, RowSet, UnitRows};
 use std::collections::{BTreeMap, BTreeSet};
-use store::{Batch, SelectedBatch, Selection, Snapshot, Staleness, UnitClaim};
-
-/// The numbers that pace a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pace {
-    /// Rollouts in one step's minibatch.
-    pub rows_per_step: u32,
-    /// Steps of the whole run.
-    pub steps: u64,
-    /// The greatest staleness a consumed row may have; 0 is strictly synchronous.
-    pub max_staleness: u64,
-}
-
-impl Pace {
-    /// Rows of `steps` steps. Saturates, since a staleness or a number of steps without a bound is written as a huge number.
-    pub fn rows(self, steps: u64) -> u64 {
-        steps.saturating_mul(u64::from(self.rows_per_step))
-    }
-}
+use store::{Batch, SelectedBatch, Snapshot, UnitClaim};
 
 /// Whether a worker has been silent for so long that its claims count no more.
 pub type Lapsed<'a> = &'a dyn Fn(&str) -> bool;
@@ -71,16 +54,18 @@ pub fn parts<'a>(of: &UnitRows, teacher_of: impl Fn(u32) -> &'a str) -> Vec<(Str
     parts.into_iter().map(part).collect()
 }
 
-/// Whether a part of a unit that was sampled is still to be delivered: nobody was first.
-pub fn is_wanted(now: &Snapshot, part: &UnitRows) -> bool {
+/// Whether a part of a unit that was sampled with `version` is still to be delivered: nobody was first. Where the learner waits
+/// for rows, one who was slow must not deliver older ones than whoever took the claim over was counted on for.
+pub fn is_wanted(now: &Snapshot, part: &UnitRows, version: PolicyVersion, pace: Pace) -> bool {
     let has = |claim: &UnitClaim| claim.of.unit == part.unit && claim.of.rows.contains_all(&part.rows);
-    !now.finished && now.unit_claims.iter().any(has)
+    let in_time = |claim: &UnitClaim| pace.when_stale != WhenStale::Wait || version >= pace.oldest(claim);
+    !now.finished && now.unit_claims.iter().any(|claim| has(claim) && in_time(claim))
 }
 
 /// Rows that a worker may take on: those whose claim lapsed, those to be sampled again, the next unit. What it delivers in
 /// the same commit is not among them, even where another took it over and fell silent too.
 ///
-/// Back-pressure: work ahead of the learner never exceeds `max_staleness + 1` steps' worth, so nothing is born stale.
+/// Back-pressure: work ahead of the learner never exceeds [`Pace::room`], so nothing is born stale.
 pub fn claimable_unit(
     now: &Snapshot,
     delivered: Option<&UnitRows>,
@@ -99,10 +84,7 @@ pub fn claimable_unit(
         return Some(UnitRows { unit: *unit, rows: rows.clone() });
     }
     let unit_rows = u64::from(now.run.units.rows());
-    // Where not every version is published, rows are born as stale as the newest policy already is.
-    let born = now.version.staleness_of(now.newest_policy().version);
-    let room = pace.rows(pace.max_staleness.saturating_add(1).saturating_sub(born));
-    let fits = now.rows_ahead() + unit_rows <= room && now.next_unit * unit_rows < pace.rows(pace.steps);
+    let fits = now.rows_ahead() + unit_rows <= pace.room(now) && now.next_unit * unit_rows < pace.rows(pace.steps);
     fits.then(|| UnitRows { unit: now.next_unit, rows: RowSet::first(now.run.units.rows()) })
 }
 
@@ -170,7 +152,7 @@ pub fn learn(now: &Snapshot, score_set: &str, pace: Pace) -> Next<Learn> {
     }
     let dropped = |stale_only: bool, reason: DropReason| -> Vec<Dropped> {
         now.pending()
-            .filter(|(_, batch)| !stale_only || is_stale(now, batch.policy_version, pace))
+            .filter(|(_, batch)| !stale_only || pace.is_past(now, batch.policy_version))
             .map(|(id, batch)| Dropped {
                 of: BatchRows { batch: id.clone(), rows: batch.pending.clone() },
                 reason,
@@ -185,23 +167,7 @@ pub fn learn(now: &Snapshot, score_set: &str, pace: Pace) -> Next<Learn> {
     if !stale.is_empty() {
         return Next::Do(Learn::Drop(stale));
     }
-    let staleness = Staleness { against: now.version, min: 0, max: pace.max_staleness };
-    let selection = Selection { staleness: Some(staleness), ..Selection::scored_in(score_set) };
-    let mut missing = pace.rows_per_step;
-    let mut minibatch = Vec::new();
-    for mut batch in selection.batches(now) {
-        batch.rows = batch.rows.take(missing);
-        missing -= batch.rows.len();
-        minibatch.push(batch);
-        if missing == 0 {
-            return Next::Do(Learn::Step(minibatch));
-        }
-    }
-    Next::Wait
-}
-
-fn is_stale(now: &Snapshot, version: PolicyVersion, pace: Pace) -> bool {
-    now.version.staleness_of(version) > pace.max_staleness
+    pace.minibatch(now, score_set).map_or(Next::Wait, |minibatch| Next::Do(Learn::Step(minibatch)))
 }
 
 /// Whether `version` is to be evaluated: the first, each `every` steps, the last.

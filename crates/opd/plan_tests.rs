@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 
 const SET: &str = "main";
 const NOBODY: Lapsed<'static> = &|_| false;
-const PACE: Pace = Pace { rows_per_step: 8, steps: 20, max_staleness: 3 };
+const PACE: Pace =
+    Pace { rows_per_step: 8, steps: 20, min_staleness: 0, max_staleness: 3, when_stale: WhenStale::Drop, lag: 0 };
 
 /// A log with units of four rows.
 struct Log(Snapshot);
@@ -149,7 +150,7 @@ fn work_ahead_shrinks_with_every_step_that_is_not_published() {
 #[test]
 fn a_bound_without_an_end_and_steps_without_number_are_just_large() {
     let mut log = Log::new();
-    let pace = Pace { rows_per_step: 8, steps: u64::MAX, max_staleness: u64::MAX };
+    let pace = Pace { steps: u64::MAX, max_staleness: u64::MAX, ..PACE };
     assert_eq!(claimable_unit(&log.0, None, pace, NOBODY), Some(UnitRows { unit: 0, rows: RowSet::first(4) }));
     log.fill();
     assert_eq!(claimable_unit(&log.0, None, pace, NOBODY).map(|of| of.unit), Some(8));
@@ -195,7 +196,8 @@ fn a_unit_of_two_teachers_comes_in_two_batches_in_the_order_of_their_first_rows(
     // The first is delivered; what is left stays the worker's, and is the first to be had when it falls silent.
     log.deliver_to("teacher-1", "rollout-0", parts[0].1.clone(), NOBODY);
     let lapsed = |worker: &str| worker == "rollout-0";
-    assert!(!is_wanted(&log.0, &parts[0].1) && is_wanted(&log.0, &parts[1].1));
+    let wanted = |part: &UnitRows| is_wanted(&log.0, part, PolicyVersion(0), PACE);
+    assert!(!wanted(&parts[0].1) && wanted(&parts[1].1));
     assert_eq!(rollout(&log.0, "rollout-0", PACE, NOBODY), Next::Do(Rollout::Sample(of(&[1, 2]))));
     assert_eq!(rollout(&log.0, "rollout-1", PACE, &lapsed), Next::Do(Rollout::Claim(of(&[1, 2]))));
     // With the last of it nothing of the unit is left to be claimed in the same commit, with half of it the other half is.

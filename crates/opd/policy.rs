@@ -58,19 +58,8 @@ impl PolicyLoader {
         &self.config.eos_token_ids
     }
 
-    /// The newest policy; `old` is used again if it is that. `None` if it was retired in the meantime: look again.
-    ///
-    /// # Errors
-    /// If the weights are missing, damaged or do not fit.
-    pub async fn newest(&self, store: &Store, now: &Snapshot, old: Option<Student>) -> Result<Option<Student>> {
-        let newest = now.newest_policy();
-        match old {
-            Some(student) if student.version == newest.version => Ok(Some(student)),
-            old => self.load(store, now, newest.version, old).await,
-        }
-    }
-
-    /// A student with the weights of `version`. `None` if they are not kept any more.
+    /// A student with the weights of `version`, made of `old` if that is given; `old` itself if it is that version. `None` if the
+    /// weights are not kept any more.
     ///
     /// # Errors
     /// If the weights are missing, damaged or do not fit.
@@ -81,6 +70,9 @@ impl PolicyLoader {
         version: PolicyVersion,
         old: Option<Student>,
     ) -> Result<Option<Student>> {
+        if old.as_ref().is_some_and(|student| student.version == version) {
+            return Ok(old);
+        }
         let Some(policy) = now.policies.get(&version) else { return Ok(None) };
         let bytes = match store.get(&policy.weights).await {
             Ok(bytes) => bytes,

@@ -150,6 +150,22 @@ pub fn check_settings(pipeline: &Pipeline) -> Result<()> {
         );
         return fault(what, "publish at least every max_staleness + 1 steps");
     }
+    let (lag, min, max) = (rollout.lag, learn.min_staleness, learn.max_staleness);
+    if lag > max {
+        let what = format!("rollout.lag is {lag}, learn.max_staleness {max}: rollouts would be born too stale");
+        return fault(what, "set learn.max_staleness to the lag, or above it where the jobs are to overlap");
+    }
+    if min > lag {
+        let what = format!("learn.min_staleness is {min}, rollout.lag {lag}: nothing would make fresher rows older");
+        return fault(what, "set rollout.lag to learn.min_staleness or above");
+    }
+    if lag > 0 && learn.publish_every != 1 {
+        let what = format!("rollout.lag is {lag} and learn.publish_every {}", learn.publish_every);
+        return fault(
+            what,
+            "a version can only lag by a fixed number if each is published: set learn.publish_every = 1",
+        );
+    }
     if !learn.checkpoint_every.is_multiple_of(learn.publish_every) {
         let what = format!(
             "learn.checkpoint_every is {}, learn.publish_every {}",

@@ -1,4 +1,4 @@
-//! `opd rollout`: samples units with the newest policy.
+//! `opd rollout`: samples units with the newest policy, or one that lags behind it.
 
 use crate::{
     context::Context,
@@ -45,7 +45,11 @@ pub async fn run(mut job: Context) -> Result<()> {
             Next::Do(plan::Rollout::Sample(of)) => {
                 job.begin();
                 let started_at = store::now_ms();
-                let Some(newest) = policy.newest(&job.store, job.now(), student.take()).await? else { continue };
+                let version = pace.sampling_version(job.now());
+                // Retired in the meantime: look again.
+                let Some(sampler) = policy.load(&job.store, job.now(), version, student.take()).await? else {
+                    continue;
+                };
                 // Always the whole unit, whatever part of it is wanted: rounding depends on what is computed together,
                 // and so the same rows come out of it however often it is sampled.
                 let units = job.pipeline.units();
@@ -54,14 +58,14 @@ pub async fn run(mut job: Context) -> Result<()> {
                 let teachers: Vec<String> =
                     rows.iter().map(|row| teacher_of(&prompts.prompts[row.prompt_id as usize]).to_string()).collect();
                 let parts = plan::parts(&of, |row| &teachers[row as usize]);
-                let (seed, version) = (job.pipeline.seed, newest.version);
+                let seed = job.pipeline.seed;
                 let (prompts, params, tokenizer) = (prompts.clone(), params.clone(), policy.tokenizer().clone());
                 let (rollouts, network) = off_thread(move || {
                     let encode = |row: &UnitRow| prompts.prompts[row.prompt_id as usize].ids(&tokenizer);
                     let prompt_ids = rows.iter().map(encode).collect::<Result<Vec<_>>>()?;
                     let rollouts =
-                        sample(&newest.network, version, seed, whole.unit, &rows, prompt_ids, &prompts, &params)?;
-                    Ok((rollouts, newest.network))
+                        sample(&sampler.network, version, seed, whole.unit, &rows, prompt_ids, &prompts, &params)?;
+                    Ok((rollouts, sampler.network))
                 })
                 .await?;
                 student = Some(Student { version, network });
@@ -141,7 +145,7 @@ async fn deliver(
         job.pass(Point::AfterPut);
         let (lapsed, pace, goes_on) = (job.look().await?, job.pace(), i == last && !job.stop.is_asked());
         job.append(tokens, |now| {
-            plan::is_wanted(now, &of).then(|| {
+            plan::is_wanted(now, &of, policy_version, pace).then(|| {
                 let next = plan::claimable_unit(now, Some(&of), pace, &|worker| lapsed.contains(worker));
                 Event::Rollouts(RolloutCommit {
                     batch: info.batch.clone(),

@@ -75,6 +75,13 @@ pub struct UnitClaim {
     pub worker: String,
     /// Which rows.
     pub of: UnitRows,
+    /// The newest published version when it was made: what is sampled for it is of this one or later ones, less the lag.
+    #[serde(default = "first_version")]
+    pub newest: PolicyVersion,
+}
+
+fn first_version() -> PolicyVersion {
+    PolicyVersion(0)
 }
 
 /// A live batch.
@@ -221,9 +228,11 @@ impl Snapshot {
     }
 
     fn claim(&mut self, worker: &str, claims: &Claims) -> Result<(), String> {
+        let newest = self.newest_policy().version;
         for of in &claims.units {
             if let Some(lapsed) = self.unit_claims.iter_mut().find(|claim| claim.of == *of) {
                 lapsed.worker = worker.into();
+                lapsed.newest = newest;
                 continue;
             }
             if self.reissue.get(&of.unit) == Some(&of.rows) {
@@ -233,7 +242,7 @@ impl Snapshot {
             } else {
                 return Err(format!("these rows of unit {} are not to be had", of.unit));
             }
-            self.unit_claims.push(UnitClaim { worker: worker.into(), of: of.clone() });
+            self.unit_claims.push(UnitClaim { worker: worker.into(), of: of.clone(), newest });
         }
         for id in &claims.batches {
             let batch = self.batches.get_mut(id).ok_or_else(|| format!("there is no live batch `{id}` to score"))?;

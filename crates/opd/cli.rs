@@ -77,6 +77,8 @@ enum Command {
         /// The store: a directory, file:///..., or s3://bucket/prefix.
         store: String,
     },
+    /// Say what more workers, other cores or another staleness would make of a run.
+    Plan(crate::forecast::Args),
     /// Ask a store a question in SQL.
     Sql {
         /// The store: a directory, file:///..., or s3://bucket/prefix.
@@ -134,6 +136,7 @@ pub fn run(cli: Cli) -> Result<()> {
             Command::ExportPolicy { store, version, dir, dtype } => {
                 export_policy::run(&store, &version, &dir, &dtype, &Stop::listen()).await
             }
+            Command::Plan(args) => crate::forecast::run(args).await,
             Command::Status { store } => status::run(&store).await,
             Command::Sql { store, query, at, format } => sql::run(&store, &query, at, format).await,
         }

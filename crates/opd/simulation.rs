@@ -12,7 +12,7 @@ use record::{
 use std::collections::{BTreeMap, BTreeSet};
 use store::Snapshot;
 
-const SET: &str = "main";
+pub(crate) const SET: &str = "main";
 
 /// What a run does in a simulation.
 #[derive(Clone, Copy, Debug)]
@@ -50,10 +50,10 @@ pub struct Outcome {
 }
 
 /// A splitmix64 sequence: chance is the seed's alone.
-struct Chance(u64);
+pub(crate) struct Chance(pub u64);
 
 impl Chance {
-    fn below(&mut self, n: u64) -> u64 {
+    pub fn below(&mut self, n: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -275,7 +275,7 @@ impl Simulation {
 }
 
 /// The id of a simulation's teacher.
-fn teacher(i: u32) -> String {
+pub(crate) fn teacher(i: u32) -> String {
     format!("teacher-{i}")
 }
 
@@ -301,7 +301,7 @@ pub(crate) fn identity(unit_rows: u32, teachers: u32, seed: u64) -> Run {
     }
 }
 
-fn commit(seq: u64, worker: &str, job: Job, event: Event) -> Commit {
+pub(crate) fn commit(seq: u64, worker: &str, job: Job, event: Event) -> Commit {
     let work = Work {
         worker: worker.into(),
         incarnation: worker.into(),

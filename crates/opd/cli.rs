@@ -79,6 +79,11 @@ enum Command {
     },
     /// Say what more workers, other cores or another staleness would make of a run.
     Plan(crate::forecast::Args),
+    /// Print who worked when as a Chrome trace (chrome://tracing, Perfetto).
+    Trace {
+        /// The store: a directory, file:///..., or s3://bucket/prefix.
+        store: String,
+    },
     /// Ask a store a question in SQL.
     Sql {
         /// The store: a directory, file:///..., or s3://bucket/prefix.
@@ -136,6 +141,7 @@ pub fn run(cli: Cli) -> Result<()> {
             Command::ExportPolicy { store, version, dir, dtype } => {
                 export_policy::run(&store, &version, &dir, &dtype, &Stop::listen()).await
             }
+            Command::Trace { store } => crate::trace::run(&store).await,
             Command::Plan(args) => crate::forecast::run(args).await,
             Command::Status { store } => status::run(&store).await,
             Command::Sql { store, query, at, format } => sql::run(&store, &query, at, format).await,

@@ -2,7 +2,7 @@
 //!
 //! A job is a loop: follow the log, plan what is next ([`plan`], pure), do it, put an object, append the commit that names
 //! it. How far the jobs run apart is [`pace`]. [`rollout`], [`score`], [`learn`] and [`eval`] are such loops; [`mod@run`] starts them as processes and watches the
-//! log; [`status`], [`sql`] and [`forecast`] read it, [`export_policy`] and [`sft`] make something of it.
+//! log; [`status`], [`sql`], [`mod@trace`] and [`forecast`] read it, [`export_policy`] and [`sft`] make something of it.
 //! [`config`] is the pipeline that all of them are given, [`preflight`] what is checked before any of them works.
 #![warn(missing_docs)]
 
@@ -35,3 +35,4 @@ pub mod sql;
 pub mod status;
 pub mod stop;
 pub mod teachers;
+pub mod trace;

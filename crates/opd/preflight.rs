@@ -244,3 +244,6 @@ fn with_all_eos(dir: &Path, eos: &[i32]) -> Result<String> {
 fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(|error| CommandError::new(format!("`{}`: {error}", path.display())))
 }
+
+#[cfg(test)]
+mod tests;

@@ -56,6 +56,7 @@ fn case(seed: u64, vocab: i64) -> Case {
         support: columns(),
         draws: Some(columns()),
         teacher_top_k: Some(columns()),
+        proximal: Proximal::Unknown,
     };
     Case { hidden, weight, positions }
 }
@@ -95,6 +96,7 @@ fn reference(case: &Case, estimator: &dyn Estimator, scale: f64) -> Reference {
             mask: mask.copy(),
             counts: p.support.counts.copy(),
             learner_logprobs: at.detach(),
+            proximal_logprobs: at.full_like(f64::NAN),
             teacher_logprobs: teacher_logprobs.copy(),
             sampler_logprobs: p.support.sampler_logprobs.copy(),
             learner_tail: tail.detach(),
@@ -225,6 +227,7 @@ fn a_confident_student_gets_an_exact_gradient() {
         support: columns(),
         draws: None,
         teacher_top_k: None,
+        proximal: Proximal::Unknown,
     };
     let case = Case { hidden, weight, positions };
     let expected = reference(&case, &FORWARD_KL, 1.0);

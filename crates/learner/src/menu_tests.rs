@@ -4,7 +4,7 @@ use super::*;
 use crate::estimator::oracle::{Position, assert_close, expectation};
 
 /// Every estimator; those with `true` have no gradient at p = q = b, whatever was drawn.
-const MENU: [(&str, bool); 17] = [
+const MENU: [(&str, bool); 19] = [
     (r#"{"name": "forward_kl", "top_k": 5}"#, true),
     (r#"{"name": "forward_kl", "top_k": 5, "tail": "drop"}"#, false),
     (r#"{"name": "reverse_kl_teacher_top_k", "top_k": 5}"#, true),
@@ -20,6 +20,8 @@ const MENU: [(&str, bool); 17] = [
     (r#"{"name": "reverse_kl_mc", "draws": 4, "correction": {"name": "truncated", "c": 1.5}}"#, true),
     (r#"{"name": "reverse_kl_mc", "draws": 4, "correction": "self_normalised"}"#, true),
     (r#"{"name": "reverse_kl_mc", "draws": 4, "correction": {"name": "ppo", "dual_clip": 3}}"#, true),
+    (r#"{"name": "reverse_kl_mc", "draws": 4, "correction": "m2po"}"#, true),
+    (r#"{"name": "reverse_kl_mc", "draws": 4, "correction": {"name": "decoupled_ppo", "minibatches": 2}}"#, true),
     (r#"{"name": "forward_kl_mc", "draws": 4}"#, false),
     (r#"{"name": "top_k_ppo", "top_k": 5}"#, true),
 ];

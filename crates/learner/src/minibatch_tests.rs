@@ -492,3 +492,6 @@ fn a_learner_can_be_handed_to_another_thread() {
 
 #[path = "menu_tests.rs"]
 mod menu;
+
+#[path = "pass_tests.rs"]
+mod pass_before;

@@ -3,7 +3,7 @@
 use crate::{
     Result,
     estimator::Support,
-    head::{Columns, Positions},
+    head::{Columns, Positions, Proximal},
     row::{CandidateLists, TrainRow},
 };
 use tch::{Device, Kind, Tensor};
@@ -59,6 +59,7 @@ pub(crate) fn positions(rows: &[TrainRow], places: &[Place], support: Support, d
         support: columns(rows, places, support, device)?,
         draws: report(rows.iter().any(draws), Support::Draws)?,
         teacher_top_k: report(rows.iter().any(top_k), Support::TeacherTopK { k: usize::MAX })?,
+        proximal: Proximal::Unknown,
     })
 }
 

@@ -49,6 +49,11 @@ impl Position {
         (&self.sampler_logits / self.temperature).softmax(0, Kind::Double)
     }
 
+    /// The student's distribution half way from b to p: what it is after some of the steps that lie between the two.
+    pub fn proximal(&self) -> Tensor {
+        ((&self.learner_logits + &self.sampler_logits) / (2.0 * self.temperature)).softmax(0, Kind::Double)
+    }
+
     pub fn forward_kl(&self) -> f64 {
         (self.q() * (self.q().log() - self.p().log())).sum(None).double_value(&[])
     }
@@ -86,6 +91,7 @@ impl Position {
             mask: Tensor::ones([1, ids.len() as i64], (Kind::Bool, Device::Cpu)),
             counts: Tensor::from_slice(counts).to_kind(Kind::Double).unsqueeze(0),
             learner_logprobs: at(self.p()),
+            proximal_logprobs: at(self.proximal()),
             teacher_logprobs: at(self.q()),
             sampler_logprobs: at(self.b()),
             learner_tail: tail(self.p()),
@@ -107,6 +113,7 @@ impl Candidates {
             mask: self.mask.constant_pad_nd([0, extra].as_slice()),
             counts: pad(self.counts),
             learner_logprobs: pad(self.learner_logprobs),
+            proximal_logprobs: pad(self.proximal_logprobs),
             teacher_logprobs: pad(self.teacher_logprobs),
             sampler_logprobs: pad(self.sampler_logprobs),
             ..self

@@ -493,5 +493,8 @@ fn a_learner_can_be_handed_to_another_thread() {
 #[path = "menu_tests.rs"]
 mod menu;
 
+#[path = "peers_bugs_tests.rs"]
+mod peers_bugs;
+
 #[path = "pass_tests.rs"]
 mod pass_before;

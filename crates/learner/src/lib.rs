@@ -29,6 +29,7 @@ mod adamw;
 mod error;
 pub mod estimator;
 mod head;
+mod logprobs;
 mod minibatch;
 mod moments;
 mod pack;

@@ -4,7 +4,7 @@ use crate::{
     AdamW, EstimatorConfig, LearnError, OptimizerConfig, Result, StepReport,
     estimator::{CrossEntropy, Estimator, Pass},
     head::chunked_head,
-    pack,
+    logprobs, pack,
     pass::{self, Before, Microbatch},
     report::Reporter,
     row::TrainRow,
@@ -115,6 +115,7 @@ impl Learner {
     fn minibatch(&mut self, estimator: &dyn Estimator, rows: &[TrainRow]) -> Result<StepReport> {
         for (i, row) in rows.iter().enumerate() {
             row.check(i, estimator.support(), self.student.real_vocab())?;
+            logprobs::check(row, i)?;
             let context = self.student.config().max_position_embeddings;
             if row.input_len() > context {
                 let expected = format!("a row of at most {} tokens, the student's context and one more", context + 1);

@@ -493,6 +493,9 @@ fn a_learner_can_be_handed_to_another_thread() {
 #[path = "menu_tests.rs"]
 mod menu;
 
+#[path = "logprobs_tests.rs"]
+mod logprobs;
+
 #[path = "peers_bugs_tests.rs"]
 mod peers_bugs;
 

@@ -13,6 +13,7 @@ pub(crate) fn check(row: &TrainRow, index: usize) -> Result<()> {
     let lists = [
         ("draw_logprobs", &draws.sampler_logprobs),
         ("draw_teacher_logprobs", &draws.teacher_logprobs),
+        ("teacher_draw_logprobs", &row.teacher_draws.teacher_logprobs),
         ("teacher_top_logprobs", &teacher.teacher_logprobs),
         ("sampler_top_logprobs", &sampler.sampler_logprobs),
         ("sampler_top_teacher_logprobs", &sampler.teacher_logprobs),

@@ -17,13 +17,20 @@ fn spoiled<'a>(row: &TrainRow<'a>, column: &str, value: f32) -> TrainRow<'a> {
     match column {
         "sampler_logprobs" => row.sampler_logprobs = other(row.sampler_logprobs, 1),
         "teacher_logprobs" => row.teacher_logprobs = other(row.teacher_logprobs, 1),
-        "teacher_tail_logprobs" => row.teacher_top_k.teacher_tail = other(row.teacher_top_k.teacher_tail, 1),
-        "sampler_top_teacher_tail_logprobs" => {
-            row.sampler_top_k.teacher_tail = other(row.sampler_top_k.teacher_tail, 1)
+        "teacher_tail_logprobs" | "sampler_top_teacher_tail_logprobs" => {
+            let of_teacher = column == "teacher_tail_logprobs";
+            let lists = if of_teacher { &mut row.teacher_top_k } else { &mut row.sampler_top_k };
+            lists.teacher_tail = other(lists.teacher_tail, 1);
+            // Three ids are left at the position: of more than are read, the rest would go to the tail.
+            lists.ids[1] = &lists.ids[1][..3];
+            for column in [&mut lists.teacher_logprobs, &mut lists.sampler_logprobs] {
+                column.iter_mut().skip(1).take(1).for_each(|list| *list = &list[..3]);
+            }
         }
         _ => {
             let lists: &mut Vec<&'a [f32]> = match column {
                 "draw_logprobs" => &mut row.draws.sampler_logprobs,
+                "teacher_draw_logprobs" => &mut row.teacher_draws.teacher_logprobs,
                 "draw_teacher_logprobs" => &mut row.draws.teacher_logprobs,
                 "teacher_top_logprobs" => &mut row.teacher_top_k.teacher_logprobs,
                 "sampler_top_logprobs" => &mut row.sampler_top_k.sampler_logprobs,
@@ -36,7 +43,8 @@ fn spoiled<'a>(row: &TrainRow<'a>, column: &str, value: f32) -> TrainRow<'a> {
     row
 }
 
-const COLUMNS: [&str; 9] = [
+const COLUMNS: [&str; 10] = [
+    "teacher_draw_logprobs",
     "sampler_logprobs",
     "teacher_logprobs",
     "draw_logprobs",
@@ -87,15 +95,20 @@ fn minus_infinity_is_what_the_table_of_zeros_says() {
         rows[2] = spoiled(&rows[2], column, f32::NEG_INFINITY);
         check(&rows[2], 2).and_then(|()| learner.gradients(estimator.estimator(), &rows)).err().map(|e| e.to_string())
     };
-    for (estimator, _) in menu::menu() {
+    // The hybrid reads a draw inside its head from there: its zeros are in reverse_kl_hybrid_tests.rs.
+    for (estimator, _) in menu::menu().filter(|(of, _)| of.estimator().name() != "reverse_kl_hybrid") {
         let name = estimator.estimator().name();
         let config = format!("{estimator:?}");
         let (student, drops) = (config.contains("StudentTopK"), config.contains("tail: Drop"));
+        let of_teacher = config.contains("from: Teacher");
         let (draws, reverse) = (name.ends_with("_mc"), name.starts_with("reverse") || name == "skewed_kl");
         for column in COLUMNS {
             let expected = match column {
                 "sampler_logprobs" | "teacher_logprobs" => Some(["row 2", column, "finite"]),
-                "draw_logprobs" | "draw_teacher_logprobs" if draws => Some(["row 2", name, "a draw has"]),
+                "teacher_draw_logprobs" if of_teacher => Some(["row 2", name, "a draw has"]),
+                "draw_logprobs" | "draw_teacher_logprobs" if draws && !of_teacher => {
+                    Some(["row 2", name, "a draw has"])
+                }
                 "teacher_top_logprobs" if !student && !draws && reverse => Some(["row 2", name, "the teacher gives"]),
                 "sampler_top_teacher_logprobs" if (student && reverse) || name == "top_k_ppo" => {
                     Some(["row 2", name, "the teacher gives"])

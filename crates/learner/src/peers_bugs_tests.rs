@@ -11,7 +11,10 @@ use super::{
     menu::{menu, norm},
     *,
 };
-use crate::estimator::{Candidates, Pass, Support};
+use crate::{
+    CandidateLists,
+    estimator::{Candidates, Head, Pass, Support},
+};
 
 /// The same loss without packing, chunks or a head of its own: one row at a time with full logits, the rule on each position, and
 /// autograd through the whole network of `sum_j c_j log p(a_j)`.
@@ -42,35 +45,72 @@ fn by_rule(student: &Transformer, rows: &[TrainRow], rule: &dyn Estimator) -> (f
 
 /// The candidates of response position `t` as the row has them, and log p at them for autograd, from log p `[V]`.
 fn position(row: &TrainRow, t: usize, support: Support, log_p: &Tensor) -> (Candidates, Tensor) {
-    let (lists, k) = match support {
-        Support::Draws => (&row.draws, usize::MAX),
-        Support::TeacherTopK { k } => (&row.teacher_top_k, k),
-        Support::SamplerTopK { k } => (&row.sampler_top_k, k),
+    let entries = |lists: &CandidateLists, k: usize, in_head: bool| -> Vec<Entry> {
+        let value = |column: &[&[f32]], j: usize| column.get(t).map_or(f64::NAN, |list| f64::from(list[j]));
+        let count = |j: usize| lists.counts.get(t).map_or(0, |counts| counts[j]);
+        let entry = |(j, id): (usize, &i32)| Entry {
+            id: *id,
+            in_head,
+            count: count(j),
+            q: value(&lists.teacher_logprobs, j),
+            b: value(&lists.sampler_logprobs, j),
+        };
+        lists.ids[t].iter().take(k).enumerate().map(entry).collect()
+    };
+    let (student, teacher) = (|k| entries(&row.sampler_top_k, k, true), |k| entries(&row.teacher_top_k, k, true));
+    let all = match support {
+        Support::Draws => entries(&row.draws, usize::MAX, false),
+        Support::TeacherDraws => entries(&row.teacher_draws, usize::MAX, false),
+        Support::TeacherTopK { k } => teacher(k),
+        Support::SamplerTopK { k } => student(k),
+        Support::HeadAndDraws { head, k } => {
+            let heads = match head {
+                Head::StudentTopK => student(k),
+                Head::TeacherTopK => teacher(k),
+                Head::Union => [student(k), teacher(k)].concat(),
+            };
+            let mut all: Vec<Entry> = Vec::new();
+            for entry in [heads, entries(&row.draws, usize::MAX, false)].concat() {
+                match all.iter_mut().find(|other| other.id == entry.id) {
+                    Some(other) => other.count += entry.count,
+                    None => all.push(entry),
+                }
+            }
+            all
+        }
         Support::Token => panic!("not on the menu"),
     };
-    let n = lists.ids[t].len().min(k);
-    let ids: Vec<i64> = lists.ids[t][..n].iter().map(|id| i64::from(*id)).collect();
-    let column = |column: &[&[f32]]| match column.get(t) {
-        Some(list) => Tensor::from_slice(&list[..n]).to_kind(Kind::Double).unsqueeze(0),
-        None => Tensor::full([1, n as i64], f64::NAN, (Kind::Double, Device::Cpu)),
-    };
+    let ids: Vec<i64> = all.iter().map(|entry| i64::from(entry.id)).collect();
+    let column = |of: &dyn Fn(&Entry) -> f64| Tensor::from_slice(&all.iter().map(of).collect::<Vec<_>>()).unsqueeze(0);
+    let in_head = Tensor::from_slice(&all.iter().map(|entry| entry.in_head).collect::<Vec<_>>()).unsqueeze(0);
     let at = log_p.index_select(0, &Tensor::from_slice(&ids));
-    let learner_logprobs = at.detach().unsqueeze(0);
+    let (learner_logprobs, teacher_logprobs) = (at.detach().unsqueeze(0), column(&|entry| entry.q));
     // Of 28 ids, 1 - sum is good enough.
-    let outside = |log: &Tensor| (1.0f64 - log.exp().sum(None)).log().unsqueeze(0);
-    let counts = lists.counts.get(t).map_or(vec![1.0; n], |counts| counts.iter().map(|n| f64::from(*n)).collect());
-    let teacher_logprobs = column(&lists.teacher_logprobs);
+    let outside =
+        |log: &Tensor| (1.0f64 - log.exp().where_self(&in_head, &log.zeros_like()).sum(None)).log().unsqueeze(0);
     let candidates = Candidates {
-        mask: Tensor::ones([1, n as i64], (Kind::Bool, Device::Cpu)),
-        counts: Tensor::from_slice(&counts).unsqueeze(0),
+        mask: in_head.ones_like(),
+        draws: Tensor::from_slice(&[all.iter().map(|entry| f64::from(entry.count)).sum::<f64>()]),
+        counts: column(&|entry| f64::from(entry.count)),
         proximal_logprobs: learner_logprobs.copy(),
-        sampler_logprobs: column(&lists.sampler_logprobs),
+        sampler_logprobs: column(&|entry| entry.b),
         learner_tail: outside(&learner_logprobs),
         teacher_tail: outside(&teacher_logprobs),
+        in_head,
         learner_logprobs,
         teacher_logprobs,
     };
     (candidates, at)
+}
+
+/// A candidate as a row has it.
+#[derive(Clone, Copy)]
+struct Entry {
+    id: i32,
+    in_head: bool,
+    count: i32,
+    q: f64,
+    b: f64,
 }
 
 /// That loss and gradients of all parameters are those of [`by_rule`]; the gradients' norm.

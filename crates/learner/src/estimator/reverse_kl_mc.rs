@@ -59,7 +59,7 @@ impl Estimator for ReverseKlMc {
     }
 
     fn needs(&self) -> Needs {
-        Needs { draws: self.draws, whole_distribution: true, ..Needs::default() }
+        Needs { draws: self.draws, whole_distribution: true, all_draws: true, ..Needs::default() }
     }
 
     fn validate(&self) -> Result<()> {
@@ -86,7 +86,7 @@ impl Estimator for ReverseKlMc {
         let selected = |x: Tensor| x.where_self(mask, &x.zeros_like());
         // Weighed by rho whatever the correction: an unbiased report of KL(p || q), not what is differentiated.
         let terms = selected(&draws.share * &rho * (log_p - log_q));
-        let mut faults = draws.faults(candidates);
+        let mut faults = draws.faults(candidates, log_b);
         if let Pass::Proximal { .. } = self.pass() {
             let impossible = mask.logical_and(&candidates.proximal_logprobs.isinf()).any_dim(1, false);
             faults.push((Fault::ImpossibleDraw, impossible));
@@ -131,13 +131,11 @@ impl Draws {
         Tally { name, numerator, denominator: self.counts.sum(None) }
     }
 
-    /// Positions without a draw, and those with one that somebody holds impossible.
-    pub fn faults(&self, candidates: &Candidates) -> Vec<(Fault, Tensor)> {
-        let Candidates { mask, learner_logprobs, teacher_logprobs, sampler_logprobs, .. } = candidates;
-        let finite = learner_logprobs
-            .isfinite()
-            .logical_and(&teacher_logprobs.isfinite())
-            .logical_and(&sampler_logprobs.isfinite());
+    /// Positions without a draw, and those with one that learner, teacher or whoever drew it holds impossible.
+    pub fn faults(&self, candidates: &Candidates, drawn_by: &Tensor) -> Vec<(Fault, Tensor)> {
+        let Candidates { mask, learner_logprobs, teacher_logprobs, .. } = candidates;
+        let finite =
+            learner_logprobs.isfinite().logical_and(&teacher_logprobs.isfinite()).logical_and(&drawn_by.isfinite());
         let impossible = mask.logical_and(&finite.logical_not()).any_dim(1, false);
         let none = self.counts.sum_dim_intlist([1i64].as_slice(), false, None).eq(0.0);
         vec![(Fault::NoDraw, none), (Fault::ImpossibleDraw, impossible)]

@@ -34,7 +34,7 @@ pub(crate) fn check(row: &TrainRow, index: usize) -> Result<()> {
         let of_lists = lists.iter().map(|(column, lists)| (*column, lists.get(t).copied().unwrap_or_default()));
         let of_tails = tails.iter().map(|(column, tails)| (*column, tails.get(t..=t).unwrap_or_default()));
         for (column, values) in of_lists.chain(of_tails) {
-            if let Some(value) = values.iter().find(|value| !(**value <= ROUNDING)) {
+            if let Some(value) = values.iter().find(|value| value.is_nan() || **value > ROUNDING) {
                 return refuse(column, "a log-probability, at most 0", value);
             }
         }

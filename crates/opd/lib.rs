@@ -2,7 +2,7 @@
 //!
 //! A job is a loop: follow the log, plan what is next ([`plan`], pure), do it, put an object, append the commit that names
 //! it. [`rollout`], [`score`], [`learn`] and [`eval`] are such loops; [`mod@run`] starts them as processes and watches the
-//! log; [`status`] and [`sql`] read it, [`export_policy`] and [`sft`] make something of it.
+//! log; [`status`], [`sql`] and [`mod@estimate`] read it, [`export_policy`] and [`sft`] make something of it.
 //! [`config`] is the pipeline that all of them are given, [`preflight`] what is checked before any of them works.
 #![warn(missing_docs)]
 
@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod context;
 pub mod error;
+pub mod estimate;
 pub mod eval;
 pub mod export_policy;
 pub mod failpoint;

@@ -1,0 +1,89 @@
+//! Estimators over a top-k: the rule is asked once, nothing is left to chance.
+
+use super::{
+    distributions::{Distributions, Exact, over_vocabulary},
+    figures::Moments,
+};
+use crate::estimator::{Candidates, Estimator};
+use tch::{Kind, Tensor};
+
+/// The most likely ids at N positions, J of them at most, most likely first, and what each policy says of them.
+pub(super) struct Ranked {
+    /// `[N, J]`.
+    pub ids: Tensor,
+    log_p: Tensor,
+    log_q: Tensor,
+    log_b: Tensor,
+    p: Tensor,
+    /// Learner's and teacher's mass outside all J, `[N]`, summed over that complement.
+    rest: [Tensor; 2],
+    /// How many a cut by mass keeps, `[N, 1]`.
+    kept: Tensor,
+    /// 0, 1, ... J - 1, `[1, J]`.
+    place: Tensor,
+}
+
+impl Ranked {
+    /// Ranks by `log` `[N, V]`; lists are cut where they reach `mass`.
+    pub fn by(log: &Tensor, of: &Distributions, most: i64, mass: f64) -> Self {
+        let (_, vocabulary) = of.size();
+        let (own, ids) = log.topk(most.min(vocabulary), 1, true, true);
+        let at = |log: &Tensor| log.gather(1, &ids, false);
+        let outside = |mass: Tensor| over_vocabulary(&mass.scatter_value(1, &ids, 0.0));
+        let place = Tensor::arange(ids.size()[1], (Kind::Int64, ids.device())).unsqueeze(0);
+        let all = place.size()[1];
+        let below = own.exp().cumsum(1, Kind::Double).lt(mass).to_kind(Kind::Int64);
+        let cut = over_vocabulary(&below).unsqueeze(1) + 1;
+        let kept = if mass < 1.0 { cut.clamp_max(all) } else { cut.full_like(all) };
+        Self {
+            log_p: at(&of.log_p),
+            log_q: at(&of.log_q),
+            log_b: at(&of.log_b),
+            p: at(&of.p),
+            rest: [outside(of.p.copy()), outside(of.log_q.exp())],
+            ids,
+            kept,
+            place,
+        }
+    }
+
+    /// Which entries a top-k of at most `k` holds, `[N, J]`.
+    fn mask(&self, k: i64) -> Tensor {
+        self.place.lt(k).logical_and(&self.place.lt_tensor(&self.kept))
+    }
+
+    /// How many entries it holds, `[N]`.
+    pub fn entries(&self, k: i64) -> Tensor {
+        over_vocabulary(&self.mask(k).to_kind(Kind::Double))
+    }
+
+    fn candidates(&self, k: i64) -> Candidates {
+        let mask = self.mask(k);
+        let tail = |log: &Tensor, rest: &Tensor| {
+            let dropped = log.exp().where_self(&mask.logical_not(), &log.zeros_like());
+            (over_vocabulary(&dropped) + rest).log()
+        };
+        let [p_rest, q_rest] = &self.rest;
+        Candidates {
+            counts: self.log_p.ones_like(),
+            learner_tail: tail(&self.log_p, p_rest),
+            teacher_tail: tail(&self.log_q, q_rest),
+            learner_logprobs: self.log_p.shallow_clone(),
+            teacher_logprobs: self.log_q.shallow_clone(),
+            sampler_logprobs: self.log_b.shallow_clone(),
+            mask,
+        }
+    }
+
+    /// Appends the moments of `estimator` over the top-k of at most `k`.
+    pub fn add(&self, moments: &mut Moments, estimator: &dyn Estimator, k: i64, of: &Distributions, exact: &Exact) {
+        // g = scatter(c) - p sum c, so every product with it is a sum over the entries.
+        let c = estimator.rule(&self.candidates(k)).coefficients;
+        let total = over_vocabulary(&c);
+        let square = over_vocabulary(&(&c * &c)) - &total * over_vocabulary(&(&c * &self.p)) * 2.0
+            + &total * &total * of.p_square.squeeze_dim(1);
+        let along = over_vocabulary(&(&c * exact.gradient.gather(1, &self.ids, false))) - total * &exact.along_p;
+        let error = &square - &along * 2.0 + &exact.square;
+        moments.extend(&of.inverse_square, &error.clamp_min(0.0), &square, &along, &error.zeros_like());
+    }
+}

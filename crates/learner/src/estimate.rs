@@ -30,6 +30,8 @@ mod prefixes;
 mod replicates;
 mod study;
 mod support;
+#[cfg(test)]
+mod tests;
 
 pub use allocation::{Allocation, Found};
 pub use bytes::Cost;

@@ -9,6 +9,7 @@ use crate::{
     plan::{self, Learn, Next},
     policy::PolicyLoader,
     score::drop_damaged,
+    score_set,
 };
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -59,6 +60,11 @@ struct Outcome {
 /// Anything that keeps it from going on, another learner among it; what is committed stays.
 pub async fn run(mut job: Context) -> Result<()> {
     let settings = StepSettings::of(&job.pipeline);
+    // The pipeline's keys and the store agree, as far as the store says what it holds: this is what it says.
+    let (url, name) = (&job.pipeline.store.url, &job.pipeline.score.set);
+    if let Some(set) = job.now().run.score_sets.get(name) {
+        score_set::check(url, name, set, &settings.estimator)?;
+    }
     let mut trainee = resume(&mut job, &settings).await?;
     record_settings(&mut job).await?;
     let (pace, score_set) = (job.pace(), job.pipeline.score.set.clone());

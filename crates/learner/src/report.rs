@@ -23,7 +23,7 @@ pub struct StepReport {
 pub struct RowReport {
     /// log p of the response's tokens, nats.
     pub learner_logprobs: Vec<f32>,
-    /// Monte-Carlo estimate of KL(learner || teacher), nats; `None` where the row has no draws.
+    /// Unbiased estimate of KL(learner || teacher), nats; `None` where the row has no draws.
     pub reverse_kl: Option<Vec<f32>>,
     /// KL(teacher || learner) over the teacher's top-k and a tail bucket, nats; `None` where the row has no top-k.
     pub forward_kl: Option<Vec<f32>>,
@@ -59,7 +59,7 @@ impl Reporter {
             let nan = || vec![f32::NAN; row.response_ids.len()];
             RowReport {
                 learner_logprobs: nan(),
-                reverse_kl: (!row.draws.ids.is_empty()).then(nan),
+                reverse_kl: row.has_draws().then(nan),
                 forward_kl: (!row.teacher_top_k.ids.is_empty()).then(nan),
                 entropy: nan(),
             }
@@ -89,12 +89,13 @@ impl Reporter {
             self.sums.add("entropy", entropy[i], 1.0);
             report.learner_logprobs[t] = learner[i] as f32;
             report.entropy[t] = entropy[i] as f32;
-            for (name, values, lists, to) in [
-                ("reverse_kl", &reverse, &row.draws, &mut report.reverse_kl),
-                ("forward_kl", &forward, &row.teacher_top_k, &mut report.forward_kl),
+            let has_top_k = row.teacher_top_k.ids.get(t).is_some_and(|ids| !ids.is_empty());
+            for (name, values, is_there, to) in [
+                ("reverse_kl", &reverse, row.draws_at(t) > 0, &mut report.reverse_kl),
+                ("forward_kl", &forward, has_top_k, &mut report.forward_kl),
             ] {
                 if let (Some(values), Some(to)) = (values, to)
-                    && lists.ids.get(t).is_some_and(|ids| !ids.is_empty())
+                    && is_there
                     && values[i].is_finite()
                 {
                     to[t] = values[i] as f32;

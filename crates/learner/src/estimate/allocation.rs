@@ -33,9 +33,9 @@ pub struct Found {
     pub head: f64,
 }
 
-/// Floors that are tried: a few to a decade, from none at all.
+/// Floors that are tried: a few to a decade.
 const FLOORS: [f32; 31] = [
-    2.0, 0.7, 0.5, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.015, 0.01, 0.007, 0.005, 0.003, 0.002, 0.0015, 0.001,
+    0.9, 0.7, 0.5, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.015, 0.01, 0.007, 0.005, 0.003, 0.002, 0.0015, 0.001,
     7e-4, 5e-4, 3e-4, 2e-4, 1.5e-4, 1e-4, 7e-5, 5e-5, 3e-5, 2e-5, 1.5e-5, 1e-5,
 ];
 
@@ -48,8 +48,7 @@ impl Allocation {
         let (mut bytes, mut spread, mut head, mut square) = (0.0, 0.0, 0.0, 0.0);
         for i in positions.iter().copied() {
             let k = prefixes.head(i, self.floor, self.most);
-            let list = if k > 0 { k as f64 * cost.entry + cost.tail } else { 0.0 };
-            bytes += list + prefixes.bytes_at(i, k, f64::from(self.draws), cost);
+            bytes += k as f64 * cost.entry + cost.tail + prefixes.bytes_at(i, k, f64::from(self.draws), cost);
             spread += prefixes.spread_at(i, k);
             head += k as f64;
             square += exact[i];

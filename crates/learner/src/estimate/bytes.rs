@@ -5,6 +5,8 @@
 pub struct Cost {
     /// A draw's id with both policies' logprobs, and its count where draws are merged by id.
     pub draw: f64,
+    /// The same where the teacher drew, and the sampler's logprob is not needed.
+    pub teacher_draw: f64,
     /// Whether draws are merged by id, so that only distinct ones cost.
     pub merged: bool,
     /// An id of a top-k with the teacher's logprob.
@@ -17,9 +19,18 @@ pub struct Cost {
 
 impl Cost {
     /// int32 ids and float32 logprobs, each draw by itself: the cache of arXiv 2606.24143.
-    pub const RAW: Self = Self { draw: 12.0, merged: false, entry: 8.0, sampler_logprob: 4.0, tail: 4.0 };
+    pub const RAW: Self = Self {
+        draw: 12.0,
+        teacher_draw: 8.0,
+        teacher_draw: 4.0,
+        merged: false,
+        entry: 8.0,
+        sampler_logprob: 4.0,
+        tail: 4.0,
+    };
 
     /// Draws as (id, count), entries and tails as a packing of rank-ordered lists makes them (ids frequency-coded, logprobs at
     /// 1/64 nat, which is 3.7 bits where ids are not counted). The entry's figure is what such a coder needs at k = 64 and a vocabulary of 50 thousand; a larger one costs more.
-    pub const PACKED: Self = Self { draw: 8.0, merged: true, entry: 2.3, sampler_logprob: 0.5, tail: 2.0 };
+    pub const PACKED: Self =
+        Self { draw: 8.0, teacher_draw: 4.0, merged: true, entry: 2.3, sampler_logprob: 0.5, tail: 2.0 };
 }

@@ -10,6 +10,7 @@ pub struct Distributions {
     pub(super) log_q: Tensor,
     pub(super) log_b: Tensor,
     pub(super) p: Tensor,
+    pub(super) q: Tensor,
     pub(super) b: Tensor,
     /// |p|^2, `[N, 1]`.
     pub(super) p_square: Tensor,
@@ -22,11 +23,11 @@ pub struct Distributions {
 impl Distributions {
     /// From log-probabilities of the learner, the teacher and the sampler, and the temperatures `[N]`.
     pub fn new(log_p: Tensor, log_q: Tensor, log_b: Tensor, temperature: &Tensor) -> Self {
-        let (p, b) = (log_p.exp(), log_b.exp());
+        let (p, q, b) = (log_p.exp(), log_q.exp(), log_b.exp());
         let p_square = over_vocabulary(&(&p * &p)).unsqueeze(1);
         let score_square = &p * -2.0 + (&p_square + 1.0);
         let inverse_square = temperature.to_kind(Kind::Double).square().reciprocal();
-        Self { log_p, log_q, log_b, p, b, p_square, score_square, inverse_square }
+        Self { log_p, log_q, log_b, p, q, b, p_square, score_square, inverse_square }
     }
 
     /// Positions and vocabulary.
@@ -41,7 +42,9 @@ impl Distributions {
         let nothing = self.inverse_square.full_like(f64::NEG_INFINITY);
         let ruling = target.over_all().rule(&Candidates {
             mask: self.log_p.ones_like().to_kind(Kind::Bool),
+            in_head: self.log_p.ones_like().to_kind(Kind::Bool),
             counts: self.log_p.ones_like(),
+            draws: self.inverse_square.full_like(f64::NAN),
             learner_logprobs: whole(&self.log_p),
             teacher_logprobs: whole(&self.log_q),
             sampler_logprobs: whole(&self.log_b),

@@ -2,8 +2,8 @@
 
 use super::distributions::Target;
 use crate::estimator::{
-    Advantage, Clip, Correction, Estimator, ForwardKl, ForwardKlMc, Jsd, ReverseKlMc, ReverseKlStudentTopK,
-    ReverseKlTeacherTopK, SkewedKl, Support, Tail, TopKOf, TopKPpo,
+    Advantage, Baseline, Clip, Correction, DrawnFrom, Estimator, ForwardKl, ForwardKlMc, Head, Jsd, ReverseKlHybrid,
+    ReverseKlMc, ReverseKlStudentTopK, ReverseKlTeacherTopK, SkewedKl, Support, Tail, TopKOf, TopKPpo,
 };
 
 /// One line of the menu.
@@ -24,6 +24,10 @@ pub(super) enum Way {
     DrawsAndBaseline(&'static str),
     /// Draws that it is not linear in.
     Replicates,
+    /// Linear in draws from q.
+    TeacherDraws,
+    /// Exact over a head, linear in the draws from b outside it. With the sampler's top-k as the head, only those are stored.
+    Hybrid { teacher_head: bool },
     /// The teacher's top-k.
     TeacherTopK,
     /// The sampler's top-k; with its logprobs there, or without.
@@ -40,6 +44,8 @@ pub(super) fn menu() -> Vec<Subject> {
         let way = match rule.support() {
             Support::TeacherTopK { .. } => Way::TeacherTopK,
             Support::SamplerTopK { .. } => Way::SamplerTopK { sampler_logprobs: rule.name() == "top_k_ppo" },
+            Support::TeacherDraws => Way::TeacherDraws,
+            Support::HeadAndDraws { head, .. } => Way::Hybrid { teacher_head: head == Head::TeacherTopK },
             _ if name == "reverse_kl_mc" => Way::DrawsAndBaseline("reverse_kl_mc/constant_baseline"),
             _ if name == "reverse_kl_mc/self_normalised" => Way::Replicates,
             _ => Way::Draws,
@@ -57,7 +63,12 @@ pub(super) fn menu() -> Vec<Subject> {
     add("reverse_kl_mc/rollout", mc(Advantage::Rollout, importance), Reverse);
     add("reverse_kl_mc/rollout/none", mc(Advantage::Rollout, Correction::None {}), Reverse);
     add("reverse_kl_mc/rollout/ppo", mc(Advantage::Rollout, Correction::Ppo(clip)), Reverse);
-    add("forward_kl_mc", Box::new(ForwardKlMc { draws: ANY }), Forward);
+    let of = |from| Box::new(ForwardKlMc { draws: ANY, from });
+    add("forward_kl_mc", of(DrawnFrom::Student), Forward);
+    add("forward_kl_mc/teacher", of(DrawnFrom::Teacher), Forward);
+    let hybrid = |head| Box::new(ReverseKlHybrid { top_k: ANY, draws: ANY, head, baseline: Baseline::Tail });
+    add("reverse_kl_hybrid", hybrid(Head::StudentTopK), Reverse);
+    add("reverse_kl_hybrid/teacher_top_k", hybrid(Head::TeacherTopK), Reverse);
 
     let (bucket, drop) = (Tail::Bucket, Tail::Drop);
     add("forward_kl", Box::new(ForwardKl { top_k: ANY, tail: bucket }), Forward);

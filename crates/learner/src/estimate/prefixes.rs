@@ -104,11 +104,11 @@ impl Prefixes {
         cost.draw * (y0 + (y1 - y0) * (m - x0) / (x1 - x0))
     }
 
-    /// Size of the head that a floor on probability keeps.
+    /// Size of the head that a floor on probability keeps: the first id at least.
     pub(super) fn head(&self, position: usize, floor: f32, most: usize) -> usize {
         let width = self.width - 1;
         let likely = &self.likely[position * width..][..most.min(width)];
-        likely.partition_point(|b| *b >= floor)
+        likely.partition_point(|b| *b >= floor).max(most.min(1))
     }
 }
 
@@ -132,7 +132,7 @@ impl Sums {
 fn spread(of: &Distributions, sums: &Sums) -> Tensor {
     let (p, l) = (&of.p, &of.log_p - &of.log_q);
     let mass = sums.over(p);
-    let baseline = mass.log() - sums.over(&of.log_q.exp()).log();
+    let baseline = mass.log() - sums.over(&of.q).log();
     let polynomial = |weight: &Tensor| {
         let first = weight * &l;
         let [zeroth, second] = [sums.over(weight), sums.over(&(&first * &l))];

@@ -37,7 +37,9 @@ pub(super) fn add(
     let none = Tensor::full([n * REPLICATES], f64::NAN, (Kind::Double, p.device()));
     let ruling = estimator.rule(&Candidates {
         mask: p.ones_like().to_kind(Kind::Bool),
+        in_head: p.zeros_like().to_kind(Kind::Bool),
         counts: p.ones_like(),
+        draws: none.full_like(m as f64),
         learner_logprobs: at(&of.log_p),
         teacher_logprobs: at(&of.log_q),
         sampler_logprobs: at(&of.log_b),

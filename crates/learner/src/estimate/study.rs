@@ -2,7 +2,7 @@
 
 use super::{
     bytes::Cost,
-    distributions::{Distributions, Exact, Target},
+    distributions::{Distributions, Exact, Target, over_vocabulary},
     draws::{self, Baseline},
     figures::{Figures, Moments, numbers},
     menu::{Subject, Way, menu},
@@ -60,11 +60,10 @@ pub struct Study {
     exact: BTreeMap<Target, Vec<f64>>,
     /// Entries of the two top-k a position, by size.
     entries: [BTreeMap<usize, Vec<f64>>; 2],
+    /// Distinct draws from the teacher a position, by their number.
+    teacher_draws: BTreeMap<usize, Vec<f64>>,
     prefixes: Prefixes,
 }
-
-/// The name of the hybrid estimator, whose moments [`Prefixes`] has.
-const HYBRID: &str = "reverse_kl_hybrid";
 
 impl Study {
     /// Nothing seen yet.
@@ -77,6 +76,7 @@ impl Study {
             baselines: BTreeMap::new(),
             exact: BTreeMap::new(),
             entries: Default::default(),
+            teacher_draws: BTreeMap::new(),
             budgets,
         }
     }
@@ -120,16 +120,35 @@ impl Study {
                 entries.entry(*k).or_default().extend(numbers(&ranked.entries(*k as i64)));
             }
         }
+        for m in &budgets.draws {
+            let distinct = -(-&of.q + 1.0).pow_tensor_scalar(*m as i64) + 1.0;
+            self.teacher_draws.entry(*m).or_default().extend(numbers(&over_vocabulary(&distinct)));
+        }
         let sampled = self.sample(of, uniform);
         for (i, subject) in self.subjects.iter().enumerate() {
             let exact = &exact[&subject.target];
             let rule = subject.rule.as_ref();
             match subject.way {
                 Way::Draws | Way::DrawsAndBaseline(_) if !budgets.draws.is_empty() => {
-                    let coefficients = draws::coefficients(rule, of, &of.log_q);
-                    draws::add(self.moments.entry((i, 0)).or_default(), of, exact, &coefficients);
+                    let coefficients = draws::coefficients(rule, of, &of.log_q, None);
+                    let moments = self.moments.entry((i, 0)).or_default();
+                    draws::add(moments, of, exact, &of.b, &coefficients, None);
                     if let Way::DrawsAndBaseline(_) = subject.way {
                         self.baselines.entry(i).or_default().add(rule, of, &coefficients);
+                    }
+                }
+                Way::TeacherDraws if !budgets.draws.is_empty() => {
+                    let coefficients = draws::coefficients(rule, of, &of.log_q, None);
+                    let moments = self.moments.entry((i, 0)).or_default();
+                    draws::add(moments, of, exact, &of.q, &coefficients, None);
+                }
+                Way::Hybrid { teacher_head } if !budgets.draws.is_empty() => {
+                    let side = usize::from(!teacher_head);
+                    let Some(ranked) = &ranked[side] else { continue };
+                    for k in sides[side].1 {
+                        let [head, coefficients] = ranked.head_and_draws(rule, *k as i64, of);
+                        let moments = self.moments.entry((i, *k)).or_default();
+                        draws::add(moments, of, exact, &of.b, &coefficients, Some(&head));
                     }
                 }
                 Way::Replicates => {
@@ -146,7 +165,7 @@ impl Study {
                         ranked.add(self.moments.entry((i, *k)).or_default(), rule, *k as i64, of, exact);
                     }
                 }
-                Way::Draws | Way::DrawsAndBaseline(_) => {}
+                Way::Draws | Way::DrawsAndBaseline(_) | Way::TeacherDraws | Way::Hybrid { .. } => {}
             }
         }
     }
@@ -191,6 +210,24 @@ impl Study {
                         }
                     }
                 }
+                Way::TeacherDraws => {
+                    let Some(sums) = sums(0) else { continue };
+                    for (m, distinct) in &self.teacher_draws {
+                        let draws = if cost.merged { mean(distinct, positions) } else { *m as f64 };
+                        line(subject.name, 0, *m, draws * cost.teacher_draw, &sums, false);
+                    }
+                }
+                Way::Hybrid { teacher_head } => {
+                    for (k, entries) in &self.entries[usize::from(!teacher_head)] {
+                        let Some(sums) = sums(*k) else { continue };
+                        let head = mean(entries, positions) * cost.entry + cost.tail;
+                        for m in &self.budgets.draws {
+                            let outside = if teacher_head { 0 } else { *k };
+                            let bytes = head + self.bytes_of_draws(positions, outside, *m, cost);
+                            line(subject.name, *k, *m, bytes, &sums, false);
+                        }
+                    }
+                }
                 Way::Replicates => {
                     for m in &self.budgets.draws {
                         let Some(sums) = sums(*m) else { continue };
@@ -211,28 +248,7 @@ impl Study {
                 }
             }
         }
-        self.hybrid(group, positions, cost, &mut lines);
         lines
-    }
-
-    /// The hybrid with the sampler's top-k as its head and the draws outside it stored.
-    fn hybrid(&self, group: u64, positions: &[usize], cost: &Cost, lines: &mut Vec<Line>) {
-        let exact = self.exact_over(Target::ReverseKl, positions);
-        for (k, entries) in &self.entries[1] {
-            let spread: f64 = positions.iter().map(|i| self.prefixes.spread_at(*i, entries[*i] as usize)).sum();
-            for m in &self.budgets.draws {
-                let draws = self.bytes_of_draws(positions, *k, *m, cost);
-                lines.push(Line {
-                    estimator: HYBRID,
-                    k: *k,
-                    m: *m,
-                    bytes_per_token: mean(entries, positions) * cost.entry + cost.tail + draws,
-                    group,
-                    figures: Figures::of(0.0, exact, exact, spread / *m as f64, exact),
-                    sampled: false,
-                });
-            }
-        }
     }
 
     fn exact_over(&self, target: Target, positions: &[usize]) -> f64 {

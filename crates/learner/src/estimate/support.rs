@@ -2,6 +2,7 @@
 
 use super::{
     distributions::{Distributions, Exact, over_vocabulary},
+    draws,
     figures::Moments,
 };
 use crate::estimator::{Candidates, Estimator};
@@ -40,7 +41,7 @@ impl Ranked {
             log_q: at(&of.log_q),
             log_b: at(&of.log_b),
             p: at(&of.p),
-            rest: [outside(of.p.copy()), outside(of.log_q.exp())],
+            rest: [outside(of.p.copy()), outside(of.q.copy())],
             ids,
             kept,
             place,
@@ -65,7 +66,10 @@ impl Ranked {
         };
         let [p_rest, q_rest] = &self.rest;
         Candidates {
+            in_head: mask.shallow_clone(),
             counts: self.log_p.ones_like(),
+            // No draw lies outside, but there was one.
+            draws: self.rest[0].ones_like(),
             learner_tail: tail(&self.log_p, p_rest),
             teacher_tail: tail(&self.log_q, q_rest),
             learner_logprobs: self.log_p.shallow_clone(),
@@ -73,6 +77,19 @@ impl Ranked {
             sampler_logprobs: self.log_b.shallow_clone(),
             mask,
         }
+    }
+
+    /// What a hybrid says with a head of at most `k` ids: the coefficients of the head, `[N, V]`, and those of each id outside it
+    /// as the only draw, 0 inside.
+    pub fn head_and_draws(&self, estimator: &dyn Estimator, k: i64, of: &Distributions) -> [Tensor; 2] {
+        let candidates = self.candidates(k);
+        let head = estimator.rule(&candidates).coefficients;
+        let head = of.p.zeros_like().scatter_add(1, &self.ids, &head);
+        let inside = candidates.mask.to_kind(Kind::Double);
+        let inside = of.p.zeros_like().scatter_add(1, &self.ids, &inside);
+        let tails = [&candidates.learner_tail, &candidates.teacher_tail];
+        let draws = draws::coefficients(estimator, of, &of.log_q, Some(tails));
+        [head, draws.masked_fill(&inside.gt(0.0), 0.0)]
     }
 
     /// Appends the moments of `estimator` over the top-k of at most `k`.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::estimator::{
-    Advantage, Clip, Correction, Estimator, ForwardKl, ForwardKlMc, ReverseKlMc, ReverseKlStudentTopK,
+    Advantage, Clip, Correction, DrawnFrom, Estimator, ForwardKl, ForwardKlMc, ReverseKlMc, ReverseKlStudentTopK,
     ReverseKlTeacherTopK, Tail, TopKPpo,
     oracle::{Position, d_logits},
 };
@@ -79,7 +79,7 @@ fn over_draws() -> Vec<(Box<dyn Estimator>, Target)> {
         mc(Advantage::Rollout, Correction::None {}),
         mc(Advantage::Current, Correction::Truncated { c: 1.5 }),
         mc(Advantage::Current, Correction::Ppo(clip)),
-        (Box::new(ForwardKlMc { draws: 2 }), Target::ForwardKl),
+        (Box::new(ForwardKlMc { draws: 2, from: DrawnFrom::Student }), Target::ForwardKl),
     ]
 }
 
@@ -95,7 +95,8 @@ proptest! {
         let of = distributions(&positions);
         for (rule, target) in over_draws() {
             let mut moments = Moments::default();
-            draws::add(&mut moments, &of, &of.exact(target), &draws::coefficients(rule.as_ref(), &of, &of.log_q));
+            let coefficients = draws::coefficients(rule.as_ref(), &of, &of.log_q, None);
+            draws::add(&mut moments, &of, &of.exact(target), &of.b, &coefficients, None);
             for (i, position) in positions.iter().enumerate() {
                 let found = enumerate(position, &exact(position, target), m, |ids| {
                     d_logits(position, &rule.rule(&position.candidates(ids, &vec![1; ids.len()])), ids)
@@ -111,9 +112,9 @@ proptest! {
         let position = Position::random(seed, 4, 1.2);
         let rule = ReverseKlMc { draws: 1, advantage: Advantage::Current, correction: Correction::Importance {} };
         let of = distributions(std::slice::from_ref(&position));
-        let coefficients = draws::coefficients(&rule, &of, &of.log_q);
+        let coefficients = draws::coefficients(&rule, &of, &of.log_q, None);
         let (mut moments, mut baseline) = (Moments::default(), draws::Baseline::default());
-        draws::add(&mut moments, &of, &of.exact(Target::ReverseKl), &coefficients);
+        draws::add(&mut moments, &of, &of.exact(Target::ReverseKl), &of.b, &coefficients, None);
         baseline.add(&rule, &of, &coefficients);
         let (p, b) = (position.p(), position.b());
         let advantage = position.q().log() - p.log();
@@ -203,19 +204,17 @@ fn replicates_find_what_the_closed_form_says() {
     let exact = of.exact(Target::ReverseKl);
     let rule = ReverseKlMc { draws: 4, advantage: Advantage::Current, correction: Correction::None {} };
     let (mut closed, mut sampled) = (Moments::default(), Moments::default());
-    draws::add(&mut closed, &of, &exact, &draws::coefficients(&rule, &of, &of.log_q));
+    let coefficients = draws::coefficients(&rule, &of, &of.log_q, None);
+    draws::add(&mut closed, &of, &exact, &of.b, &coefficients, None);
     let uniforms: Vec<f64> = (0..400 * 64).map(|i| model::chance::uniform(5, i / 64, i % 64)).collect();
     let ids = replicates::draw(&of, &Tensor::from_slice(&uniforms).view([400, 64]));
     replicates::add(&mut sampled, &rule, 4, &of, &exact, &ids);
     let sum = |of: &[f64]| of.iter().sum::<f64>();
     let share = sum(&sampled.spread) / sum(&closed.spread);
     assert!((share - 1.0).abs() < 0.05, "{share}");
-    assert!(
-        sum(&sampled.error).abs() < 0.005 * sum(&sampled.spread),
-        "{} of {}",
-        sum(&sampled.error),
-        sum(&sampled.spread)
-    );
+    let noise = sum(&sampled.spread) / 4.0 / replicates::REPLICATES as f64;
+    let difference = sum(&sampled.error) - sum(&closed.error);
+    assert!(difference.abs() < 0.3 * noise, "{difference} beside a noise of {noise} taken off");
     assert!((sum(&sampled.mean) / sum(&closed.mean) - 1.0).abs() < 0.1);
 }
 
@@ -257,7 +256,20 @@ fn lines_say_what_is_known() {
         assert_eq!(find("reverse_kl_mc", 0, 4, group).bytes_per_token, 48.0);
         assert_eq!(find("forward_kl", 5, 0, group).bytes_per_token, 44.0);
         assert!(find("reverse_kl_mc/self_normalised", 0, 4, group).sampled);
+        // The rule itself and the closed form of every head must say the same.
+        let members = if group == 0 { [0, 1] } else { [2, 3] };
+        let exact: f64 = members.iter().map(|i| study.exact()[*i]).sum();
+        let closed: f64 = members.iter().map(|i| study.prefixes().spread_at(*i, 1)).sum();
         let hybrid = |k, m| find("reverse_kl_hybrid", k, m, group);
+        let found = hybrid(1, 4).figures;
+        assert!(
+            found.bias < 1e-9 && (found.variance - closed / exact / 4.0).abs() < 1e-6 * found.variance,
+            "{found:?}"
+        );
+        for name in ["reverse_kl_hybrid/teacher_top_k", "forward_kl_mc/teacher"] {
+            let k = usize::from(name.contains("top_k"));
+            assert!(find(name, k, 2, group).figures.bias < 1e-9, "{name}");
+        }
         assert!(hybrid(1, 4).figures.variance < find("reverse_kl_mc", 0, 4, group).figures.variance);
         assert!(hybrid(5, 4).figures.variance < 1e-9, "nothing is outside");
     }

@@ -7,7 +7,7 @@
 //! turn: what else the machine does meanwhile falls on all of them. `OPD_BENCH_VOCAB=151936` names other vocabularies.
 
 use learner::{
-    Columns, Positions, chunked_head,
+    Columns, Positions, Proximal, chunked_head,
     estimator::{Advantage, Candidates, Correction, Estimator, ReverseKlMc, Support},
 };
 use std::{
@@ -194,7 +194,14 @@ impl Inputs {
         Self {
             hidden,
             weight,
-            positions: Positions { token_ids, temperature, support, draws: None, teacher_top_k: None },
+            positions: Positions {
+                token_ids,
+                temperature,
+                support,
+                draws: None,
+                teacher_top_k: None,
+                proximal: Proximal::Unknown,
+            },
         }
     }
 }

@@ -39,6 +39,19 @@ fn settings_that_make_no_sense() {
         ),
         (&["learn.estimator.correction=\"truncate\""], &["learn.estimator", "did you mean `truncated`?"]),
         (
+            &["learn.estimator.correction={ name = \"decoupled_ppo\", minibatches = 4 }"],
+            &[
+                "learn.checkpoint_every is 2",
+                "learn.estimator.correction.minibatches is 4",
+                "a multiple of minibatches",
+            ],
+        ),
+        (
+            &["learn.estimator.correction={ name = \"decoupled_ppo\", minibatches = 0 }"],
+            &["estimator.correction.minibatches", "is 0", "1 or more"],
+        ),
+        (&["learn.estimator.correction={ name = \"m2po\", budget = -1 }"], &["estimator.correction.budget", "is -1"]),
+        (
             &["learn.estimator={ name = \"reverse_kl_hybrid\", top_k = 8, draws = 4 }"],
             &["reverse_kl_hybrid", "reads 8", "rollout.top_k_max stores 4", "rollout.top_k_max = 8"],
         ),

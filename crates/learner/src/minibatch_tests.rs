@@ -214,40 +214,6 @@ fn all_sampled_tokens_are_trained_and_seen_as_the_scorer_sees_them() {
 }
 
 #[test]
-fn first_and_last_response_tokens_have_gradients_of_their_own() {
-    let data = data(&network(7, true), &network(8, true), 1.0);
-    let learner = learner(network(9, true), LearnerSettings::default());
-    let rows = data.rows(0);
-    let length = rows[0].response_ids.len();
-    for t in [0, length - 1] {
-        let mut mask = vec![0; length];
-        mask[t] = 1;
-        let row = TrainRow { loss_mask: Some(&mask), ..rows[0].clone() };
-        let (report, gradients) = learner.gradients(MC.estimator(), &[row]).unwrap();
-        let norm: f64 = gradients.unwrap().iter().map(|g| g.square().sum(None).double_value(&[])).sum();
-        assert!(norm > 1e-6);
-        let seen = report.finish(None).rows.remove(0).learner_logprobs;
-        assert!((0..length).all(|i| seen[i].is_finite() == (i == t)), "{seen:?}");
-    }
-}
-
-#[test]
-fn a_student_that_is_its_own_teacher_stays_where_it_is() {
-    let student = network(7, false);
-    let data = data(&student, &network(7, false), 0.8);
-    let learner = learner(student, LearnerSettings::default());
-    for estimator in [&MC, &FORWARD] {
-        let (report, gradients) = learner.gradients(estimator.estimator(), &data.rows(0)).unwrap();
-        let report = report.finish(None);
-        for name in ["loss", "reverse_kl", "forward_kl"] {
-            assert!(rate(&report, name).abs() < 1e-5, "{name}: {:?}", report.metrics);
-        }
-        let norm: f64 = gradients.unwrap().iter().map(|g| g.square().sum(None).double_value(&[])).sum::<f64>().sqrt();
-        assert!(norm < 1e-4, "{norm}");
-    }
-}
-
-#[test]
 fn the_report_says_what_the_step_saw() {
     let data = data(&network(7, true), &network(8, true), 1.0);
     let mut rows = data.rows(0);
@@ -505,3 +471,12 @@ fn a_learner_can_be_handed_to_another_thread() {
 
 #[path = "menu_tests.rs"]
 mod menu;
+
+#[path = "logprobs_tests.rs"]
+mod logprobs;
+
+#[path = "peers_bugs_tests.rs"]
+mod peers_bugs;
+
+#[path = "pass_tests.rs"]
+mod pass_before;

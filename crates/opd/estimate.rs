@@ -14,7 +14,7 @@ use crate::{
     progress,
 };
 use clap::{Args, ValueEnum};
-use learner::estimate::{Budgets, Chosen, Cost, Networks, Study, over_positions};
+use learner::estimate::{Budgets, Chosen, Cost, Lists, Networks, Study, over_positions};
 use model::{Transformer, chance};
 use record::PolicyVersion;
 use rows::Row;
@@ -222,13 +222,15 @@ fn budgets(now: &Snapshot, args: &EstimateArgs) -> Budgets {
         let powers = std::iter::successors(Some(1), |power| Some(power * 2)).take_while(|power| *power < most);
         powers.chain((most > 0).then_some(most)).collect()
     };
-    let top_k = args.top_k.map(|k| k as usize);
+    let lists = |cut: models::Cut| Lists {
+        sizes: up_to(args.top_k.map_or(cut.most, |k| k as usize)),
+        mass: cut.mass,
+        floor: cut.floor,
+    };
     Budgets {
-        teacher_top_k: up_to(top_k.unwrap_or(kept.teacher_top_k)),
-        teacher_mass: kept.teacher_mass,
-        sampler_top_k: up_to(top_k.unwrap_or(kept.sampler_top_k)),
-        sampler_mass: kept.sampler_mass,
         draws: up_to(args.draws.map_or(kept.draws, |m| m as usize)),
+        teacher_top_k: lists(kept.teacher_top_k),
+        sampler_top_k: lists(kept.sampler_top_k),
         head: args.budget.map_or(0, |_| budget::MOST_HEAD),
     }
 }

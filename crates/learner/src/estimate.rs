@@ -40,3 +40,4 @@ pub use figures::{Figures, Moments};
 pub use networks::{Chosen, Networks, over_positions};
 pub use prefixes::Prefixes;
 pub use study::{Budgets, Line, Study};
+pub use support::Lists;

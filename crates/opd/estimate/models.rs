@@ -7,7 +7,7 @@ use crate::{
     teachers::{TEACHER, listed},
 };
 use model::{Device, Tokenizer, Transformer};
-use record::Digest;
+use record::{Digest, SamplerTopK};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
@@ -18,24 +18,37 @@ use store::Snapshot;
 /// What the store keeps a position.
 pub(super) struct Kept {
     pub draws: usize,
-    pub teacher_top_k: usize,
-    pub teacher_mass: f64,
-    pub sampler_top_k: usize,
-    pub sampler_mass: f64,
+    pub teacher_top_k: Cut,
+    pub sampler_top_k: Cut,
+}
+
+/// How a top-k is cut.
+pub(super) struct Cut {
+    pub most: usize,
+    pub mass: f64,
+    pub floor: f64,
 }
 
 impl Kept {
-    /// Of the score set that keeps most, and of the settings as they are now.
+    /// Of the score set that keeps the most of the teacher.
     pub fn of(now: &Snapshot) -> Self {
-        let sets = now.run.score_sets.values();
-        let most = sets.clone().max_by_key(|set| set.top_k_max);
-        let rollout = |key: &str| now.settings.as_ref().and_then(|settings| settings["rollout"][key].as_f64());
+        let set = now.run.score_sets.values().max_by_key(|set| set.top_k_max);
+        // A log that does not say what it keeps of the sampler may say so in its settings.
+        let setting = |key: &str| now.settings.as_ref().and_then(|settings| settings["rollout"][key].as_f64());
+        let of_settings = || Cut {
+            most: setting("top_k_max").map_or(0, |most| most as usize),
+            mass: setting("top_k_mass").unwrap_or(1.0),
+            floor: 0.0,
+        };
+        let of_log = |kept: SamplerTopK| Cut { most: kept.max as usize, mass: kept.mass, floor: kept.floor };
         Self {
-            draws: sets.map(|set| set.draws as usize).max().unwrap_or(0),
-            teacher_top_k: most.map_or(0, |set| set.top_k_max as usize),
-            teacher_mass: most.map_or(1.0, |set| set.top_k_mass),
-            sampler_top_k: rollout("top_k_max").map_or(0, |k| k as usize),
-            sampler_mass: rollout("top_k_mass").unwrap_or(1.0),
+            draws: set.map_or(0, |set| set.draws as usize),
+            teacher_top_k: set.map_or(Cut { most: 0, mass: 1.0, floor: 0.0 }, |set| Cut {
+                most: set.top_k_max as usize,
+                mass: set.top_k_mass,
+                floor: set.top_k_floor,
+            }),
+            sampler_top_k: set.and_then(|set| set.sampler_top_k).map_or_else(of_settings, of_log),
         }
     }
 }

@@ -19,18 +19,12 @@ pub struct Cost {
 
 impl Cost {
     /// int32 ids and float32 logprobs, each draw by itself: the cache of arXiv 2606.24143.
-    pub const RAW: Self = Self {
-        draw: 12.0,
-        teacher_draw: 8.0,
-        teacher_draw: 4.0,
-        merged: false,
-        entry: 8.0,
-        sampler_logprob: 4.0,
-        tail: 4.0,
-    };
+    pub const RAW: Self =
+        Self { draw: 12.0, teacher_draw: 8.0, merged: false, entry: 8.0, sampler_logprob: 4.0, tail: 4.0 };
 
-    /// Draws as (id, count), entries and tails as a packing of rank-ordered lists makes them (ids frequency-coded, logprobs at
-    /// 1/64 nat, which is 3.7 bits where ids are not counted). The entry's figure is what such a coder needs at k = 64 and a vocabulary of 50 thousand; a larger one costs more.
+    /// Draws as (id, count) with exact logprobs, entries and tails as a packing of rank-ordered lists makes them: ids coded by
+    /// frequency, logprobs at 1/64 nat (3.7 bits). The figure of an entry is what such a coder needs at k = 64 and a vocabulary
+    /// of 50 thousand; a larger vocabulary costs more.
     pub const PACKED: Self =
         Self { draw: 8.0, teacher_draw: 4.0, merged: true, entry: 2.3, sampler_logprob: 0.5, tail: 2.0 };
 }

@@ -46,6 +46,7 @@ impl Distributions {
             counts: self.log_p.ones_like(),
             draws: self.inverse_square.full_like(f64::NAN),
             learner_logprobs: whole(&self.log_p),
+            proximal_logprobs: whole(&self.log_p),
             teacher_logprobs: whole(&self.log_q),
             sampler_logprobs: whole(&self.log_b),
             learner_tail: whole(&nothing),

@@ -28,6 +28,8 @@ pub(super) fn coefficients(
         draws: one.squeeze_dim(1),
         counts: one,
         learner_logprobs: single(&of.log_p),
+        // As in the first minibatch after the proximal weights were taken.
+        proximal_logprobs: single(&of.log_p),
         teacher_logprobs: single(log_q),
         sampler_logprobs: single(&of.log_b),
         learner_tail,

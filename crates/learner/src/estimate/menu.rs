@@ -2,8 +2,8 @@
 
 use super::distributions::Target;
 use crate::estimator::{
-    Advantage, Baseline, Clip, Correction, DrawnFrom, Estimator, ForwardKl, ForwardKlMc, Head, Jsd, ReverseKlHybrid,
-    ReverseKlMc, ReverseKlStudentTopK, ReverseKlTeacherTopK, SkewedKl, Support, Tail, TopKOf, TopKPpo,
+    Advantage, Baseline, Clip, Correction, DecoupledPpo, DrawnFrom, Estimator, ForwardKl, ForwardKlMc, Head, Jsd,
+    ReverseKlHybrid, ReverseKlMc, ReverseKlStudentTopK, ReverseKlTeacherTopK, SkewedKl, Support, Tail, TopKOf, TopKPpo,
 };
 
 /// One line of the menu.
@@ -60,6 +60,8 @@ pub(super) fn menu() -> Vec<Subject> {
     add("reverse_kl_mc/truncated", mc(current, Correction::Truncated { c: 2.0 }), Reverse);
     add("reverse_kl_mc/self_normalised", mc(current, Correction::SelfNormalised {}), Reverse);
     add("reverse_kl_mc/ppo", mc(current, Correction::Ppo(clip)), Reverse);
+    let decoupled = DecoupledPpo { minibatches: 1, cap: 5.0, eps_low: 0.2, eps_high: 0.2, dual_clip: None };
+    add("reverse_kl_mc/decoupled_ppo", mc(current, Correction::DecoupledPpo(decoupled)), Reverse);
     add("reverse_kl_mc/rollout", mc(Advantage::Rollout, importance), Reverse);
     add("reverse_kl_mc/rollout/none", mc(Advantage::Rollout, Correction::None {}), Reverse);
     add("reverse_kl_mc/rollout/ppo", mc(Advantage::Rollout, Correction::Ppo(clip)), Reverse);

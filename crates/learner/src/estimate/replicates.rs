@@ -41,6 +41,7 @@ pub(super) fn add(
         counts: p.ones_like(),
         draws: none.full_like(m as f64),
         learner_logprobs: at(&of.log_p),
+        proximal_logprobs: at(&of.log_p),
         teacher_logprobs: at(&of.log_q),
         sampler_logprobs: at(&of.log_b),
         learner_tail: none.shallow_clone(),

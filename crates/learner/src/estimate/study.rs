@@ -8,7 +8,7 @@ use super::{
     menu::{Subject, Way, menu},
     prefixes::Prefixes,
     replicates::{self, REPLICATES},
-    support::Ranked,
+    support::{Lists, Ranked},
 };
 use std::collections::BTreeMap;
 use tch::Tensor;
@@ -16,14 +16,10 @@ use tch::Tensor;
 /// What may be cached.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Budgets {
-    /// Sizes of the teacher's top-k, ascending.
-    pub teacher_top_k: Vec<usize>,
-    /// The mass at which a teacher's top-k is cut.
-    pub teacher_mass: f64,
-    /// Sizes of the sampler's top-k, ascending.
-    pub sampler_top_k: Vec<usize>,
-    /// The mass at which a sampler's top-k is cut.
-    pub sampler_mass: f64,
+    /// The teacher's top-k.
+    pub teacher_top_k: Lists,
+    /// The sampler's top-k.
+    pub sampler_top_k: Lists,
     /// Numbers of draws, ascending.
     pub draws: Vec<usize>,
     /// The largest head that an allocation may take.
@@ -68,7 +64,7 @@ pub struct Study {
 impl Study {
     /// Nothing seen yet.
     pub fn new(budgets: Budgets) -> Self {
-        let largest = budgets.sampler_top_k.last().copied().unwrap_or(0).max(budgets.head);
+        let largest = budgets.sampler_top_k.sizes.last().copied().unwrap_or(0).max(budgets.head);
         Self {
             prefixes: Prefixes::new(largest),
             subjects: menu(),
@@ -110,13 +106,10 @@ impl Study {
             self.exact.entry(*target).or_default().extend(numbers(&(&exact.square * &of.inverse_square)));
         }
         let budgets = &self.budgets;
-        let sides = [
-            (&of.log_q, &budgets.teacher_top_k, budgets.teacher_mass),
-            (&of.log_b, &budgets.sampler_top_k, budgets.sampler_mass),
-        ];
-        let ranked = sides.map(|(log, sizes, mass)| sizes.last().map(|most| Ranked::by(log, of, *most as i64, mass)));
-        for ((entries, ranked), (_, sizes, _)) in self.entries.iter_mut().zip(&ranked).zip(sides) {
-            for (k, ranked) in sizes.iter().zip(ranked.iter().cycle()) {
+        let sides = [(&of.log_q, &budgets.teacher_top_k), (&of.log_b, &budgets.sampler_top_k)];
+        let ranked = sides.map(|(log, lists)| (!lists.sizes.is_empty()).then(|| Ranked::by(log, of, lists)));
+        for ((entries, ranked), (_, lists)) in self.entries.iter_mut().zip(&ranked).zip(sides) {
+            for (k, ranked) in lists.sizes.iter().zip(ranked.iter().cycle()) {
                 entries.entry(*k).or_default().extend(numbers(&ranked.entries(*k as i64)));
             }
         }
@@ -145,7 +138,7 @@ impl Study {
                 Way::Hybrid { teacher_head } if !budgets.draws.is_empty() => {
                     let side = usize::from(!teacher_head);
                     let Some(ranked) = &ranked[side] else { continue };
-                    for k in sides[side].1 {
+                    for k in &sides[side].1.sizes {
                         let [head, coefficients] = ranked.head_and_draws(rule, *k as i64, of);
                         let moments = self.moments.entry((i, *k)).or_default();
                         draws::add(moments, of, exact, &of.b, &coefficients, Some(&head));
@@ -161,7 +154,7 @@ impl Study {
                 Way::TeacherTopK | Way::SamplerTopK { .. } => {
                     let side = usize::from(subject.way != Way::TeacherTopK);
                     let Some(ranked) = &ranked[side] else { continue };
-                    for k in sides[side].1 {
+                    for k in &sides[side].1.sizes {
                         ranked.add(self.moments.entry((i, *k)).or_default(), rule, *k as i64, of, exact);
                     }
                 }

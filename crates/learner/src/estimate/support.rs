@@ -8,6 +8,17 @@ use super::{
 use crate::estimator::{Candidates, Estimator};
 use tch::{Kind, Tensor};
 
+/// A top-k as it is kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lists {
+    /// Most ids, ascending: what is asked about.
+    pub sizes: Vec<usize>,
+    /// A list is cut at this mass; 1 does not cut.
+    pub mass: f64,
+    /// It has no id less likely than this, but for the first.
+    pub floor: f64,
+}
+
 /// The most likely ids at N positions, J of them at most, most likely first, and what each policy says of them.
 pub(super) struct Ranked {
     /// `[N, J]`.
@@ -25,17 +36,21 @@ pub(super) struct Ranked {
 }
 
 impl Ranked {
-    /// Ranks by `log` `[N, V]`; lists are cut where they reach `mass`.
-    pub fn by(log: &Tensor, of: &Distributions, most: i64, mass: f64) -> Self {
+    /// Ranks by `log` `[N, V]`, cut as `lists` are.
+    pub fn by(log: &Tensor, of: &Distributions, lists: &Lists) -> Self {
+        let most = lists.sizes.last().map_or(0, |most| *most as i64);
         let (_, vocabulary) = of.size();
         let (own, ids) = log.topk(most.min(vocabulary), 1, true, true);
         let at = |log: &Tensor| log.gather(1, &ids, false);
         let outside = |mass: Tensor| over_vocabulary(&mass.scatter_value(1, &ids, 0.0));
         let place = Tensor::arange(ids.size()[1], (Kind::Int64, ids.device())).unsqueeze(0);
         let all = place.size()[1];
-        let below = own.exp().cumsum(1, Kind::Double).lt(mass).to_kind(Kind::Int64);
-        let cut = over_vocabulary(&below).unsqueeze(1) + 1;
-        let kept = if mass < 1.0 { cut.clamp_max(all) } else { cut.full_like(all) };
+        let own = own.exp();
+        // The fewest ids that reach the mass, without those below the floor, but the first in any case.
+        let before = own.cumsum(1, Kind::Double) - &own;
+        let fits =
+            before.lt(lists.mass).logical_or(&before.full_like(lists.mass).ge(1.0)).logical_and(&own.ge(lists.floor));
+        let kept = over_vocabulary(&fits.to_kind(Kind::Int64)).unsqueeze(1).clamp_min(1).clamp_max(all);
         Self {
             log_p: at(&of.log_p),
             log_q: at(&of.log_q),
@@ -73,6 +88,7 @@ impl Ranked {
             learner_tail: tail(&self.log_p, p_rest),
             teacher_tail: tail(&self.log_q, q_rest),
             learner_logprobs: self.log_p.shallow_clone(),
+            proximal_logprobs: self.log_p.shallow_clone(),
             teacher_logprobs: self.log_q.shallow_clone(),
             sampler_logprobs: self.log_b.shallow_clone(),
             mask,

@@ -54,7 +54,7 @@ pub struct EstimateArgs {
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
     /// Find the cache of least variance for `reverse_kl_hybrid` under this many bytes a token, instead of listing estimators.
-    #[arg(long, value_name = "BYTES", value_parser = positive)]
+    #[arg(long, value_name = "BYTES", value_parser = positive, conflicts_with_all = ["plot", "top_k", "draws"])]
     budget: Option<f64>,
 }
 
@@ -98,6 +98,10 @@ fn positive(text: &str) -> std::result::Result<f64, String> {
 /// No run, no such version, weights that are not kept, another vocabulary, a condition that cannot be asked or selects nothing.
 pub async fn run(args: EstimateArgs) -> Result<()> {
     let wanted = export_policy::parse(&args.student).map_err(|error| error.at("--student"))?;
+    if args.budget.is_some() && args.format == Format::Csv {
+        return Err(CommandError::new("--budget with --format csv: it prints lines for a pipeline")
+            .hint("leave one of them away"));
+    }
     let plot = args.plot.as_deref().map(plot::check_place).transpose()?;
     let store = Store::open(&args.store, StoreOptions::default()).await?;
     let now = store.follow().await?.snapshot().clone();
@@ -108,8 +112,7 @@ pub async fn run(args: EstimateArgs) -> Result<()> {
     teachers.check(&rows).await?;
 
     let mut work = Work { store, now, version, loader, teachers };
-    let budgets = budgets(&work.now, &args);
-    let (study, staleness) = work.study(budgets, rows).await?;
+    let (study, staleness) = work.look(study(&work.now, &args), rows).await?;
     let seen = Seen { args: &args, run: &work.now.run.pipeline, version, staleness: &staleness };
     let text = match args.budget {
         Some(budget) => budget::report(&study, &seen, budget)?,
@@ -117,8 +120,7 @@ pub async fn run(args: EstimateArgs) -> Result<()> {
     };
     show(&text)?;
     if let Some(place) = plot {
-        // All staleness as one group.
-        plot::write(&place, &study.lines(&vec![0; staleness.len()], &args.cost()), &seen)?;
+        plot::write(&place, &study.lines(&staleness, &args.cost()), &seen)?;
         say(&format!("wrote {}", place.display()));
     }
     Ok(())
@@ -136,7 +138,12 @@ struct Seen<'a> {
 }
 
 impl Seen<'_> {
-    /// `smollm2: student 30, 2000 positions of staleness 3 to 30`.
+    /// The pipeline and where its store is.
+    fn store(&self) -> String {
+        format!("{} ({})", self.run, self.args.store)
+    }
+
+    /// `smollm2 (runs/smollm2): student 30, 2000 positions of staleness 3 to 30`.
     fn title(&self) -> String {
         let (least, most) = (self.staleness.iter().min(), self.staleness.iter().max());
         let span = match (least, most) {
@@ -144,7 +151,7 @@ impl Seen<'_> {
             (Some(least), _) => least.to_string(),
             _ => "none".into(),
         };
-        format!("{}: student {}, {} positions of staleness {span}", self.run, self.version, self.staleness.len())
+        format!("{}: student {}, {} positions of staleness {span}", self.store(), self.version, self.staleness.len())
     }
 }
 
@@ -158,8 +165,7 @@ struct Work {
 
 impl Work {
     /// Looks at all rows; the staleness of each position comes with it. Networks travel to the working thread and back.
-    async fn study(&mut self, budgets: Budgets, mut rows: Vec<Row>) -> Result<(Study, Vec<u64>)> {
-        let mut study = Study::new(budgets);
+    async fn look(&mut self, mut study: Study, mut rows: Vec<Row>) -> Result<(Study, Vec<u64>)> {
         let mut staleness = Vec::new();
         let mut student = self.load(self.version, None).await?.network;
         let mut sampler: Option<Student> = None;
@@ -215,22 +221,33 @@ fn look(study: &mut Study, networks: Networks<'_>, row: &Row, seed: u64) -> Resu
     .map_err(|error| CommandError::from(error).at(format!("rollout `{}`", row.rollout_id)))
 }
 
-/// Powers of two up to what the store keeps, or to what is asked for; and as the run cuts its lists.
-fn budgets(now: &Snapshot, args: &EstimateArgs) -> Budgets {
-    let kept = models::Kept::of(now);
+/// What is to be found out: at powers of two up to what the store keeps, or to what is asked for, cut as the run cuts its lists;
+/// or just what a budget is compared with.
+fn study(now: &Snapshot, args: &EstimateArgs) -> Study {
     let up_to = |most: usize| -> Vec<usize> {
         let powers = std::iter::successors(Some(1), |power| Some(power * 2)).take_while(|power| *power < most);
         powers.chain((most > 0).then_some(most)).collect()
     };
+    if args.budget.is_some() {
+        let sizes = |sizes: &[usize]| Lists { sizes: sizes.to_vec(), mass: 1.0, floor: 0.0 };
+        let budgets = Budgets {
+            draws: vec![budget::RIVAL],
+            teacher_top_k: sizes(&[]),
+            sampler_top_k: sizes(&[budget::RIVAL]),
+            head: budget::MOST_HEAD,
+        };
+        return Study::of(budgets, |name| budget::RIVALS.contains(&name));
+    }
+    let kept = models::Kept::of(now);
     let lists = |cut: models::Cut| Lists {
         sizes: up_to(args.top_k.map_or(cut.most, |k| k as usize)),
         mass: cut.mass,
         floor: cut.floor,
     };
-    Budgets {
+    Study::new(Budgets {
         draws: up_to(args.draws.map_or(kept.draws, |m| m as usize)),
         teacher_top_k: lists(kept.teacher_top_k),
         sampler_top_k: lists(kept.sampler_top_k),
-        head: args.budget.map_or(0, |_| budget::MOST_HEAD),
-    }
+        head: 0,
+    })
 }

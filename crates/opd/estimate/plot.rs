@@ -26,13 +26,18 @@ pub(super) fn check_place(place: &Path) -> Result<PathBuf> {
 /// # Errors
 /// If it cannot be written.
 pub(super) fn write(place: &Path, lines: &[Line], seen: &Seen<'_>) -> Result<()> {
-    std::fs::write(place, draw(&curves(lines), &seen.title()))
+    // One staleness: at another all lines lie elsewhere.
+    let freshest = lines.iter().map(|line| line.group).min().unwrap_or(0);
+    let lines: Vec<&Line> = lines.iter().filter(|line| line.group == freshest).collect();
+    let positions = seen.staleness.iter().filter(|staleness| **staleness == freshest).count();
+    let title = format!("{}: student {}, {positions} positions of staleness {freshest}", seen.store(), seen.version);
+    std::fs::write(place, draw(&curves(&lines), &title))
         .map_err(|error| CommandError::new(format!("`{}` cannot be written: {error}", place.display())))
 }
 
 /// Points (bytes a token, error) by estimator, in order of bytes; of several at as many bytes or more, what is no better is left
 /// out where k and m are chosen freely.
-fn curves(lines: &[Line]) -> BTreeMap<&str, Vec<(f64, f64)>> {
+fn curves<'a>(lines: &[&'a Line]) -> BTreeMap<&'a str, Vec<(f64, f64)>> {
     let mut curves: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
     for line in lines {
         curves.entry(line.estimator).or_default().push((line.bytes_per_token, line.figures.error()));
@@ -156,10 +161,14 @@ fn draw(curves: &BTreeMap<&str, Vec<(f64, f64)>>, title: &str) -> String {
 
 /// A colour by the place in the circle of hues, darker every other time, and a dash every third.
 fn look(i: usize, of: usize) -> (String, &'static str) {
-    let hue = 360 * i / of.max(1);
-    let light = if i.is_multiple_of(2) { 38 } else { 52 };
+    let hue = 6.0 * i as f64 / of.max(1) as f64;
+    let strength = if i.is_multiple_of(2) { 0.62 } else { 0.86 };
+    let channel = |offset: f64| {
+        let distance = ((hue + offset) % 6.0 - 3.0).abs();
+        (255.0 * strength * (distance - 1.0).clamp(0.0, 1.0)) as u8
+    };
     let dash = ["", " stroke-dasharray=\"7 3\"", " stroke-dasharray=\"2 3\""][i % 3];
-    (format!("hsl({hue},75%,{light}%)"), dash)
+    (format!("#{:02x}{:02x}{:02x}", channel(0.0), channel(4.0), channel(2.0)), dash)
 }
 
 /// Heights for labels near `ends`, in their order, none nearer to the next than a line of text.

@@ -8,6 +8,7 @@
 //! of the list. Here both are found on what was seen, not assumed.
 
 use super::{bytes::Cost, prefixes::Prefixes};
+use crate::estimator::Baseline;
 
 /// A cache for the hybrid.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,6 +19,8 @@ pub struct Allocation {
     pub most: usize,
     /// Draws a position, of which those outside the head are stored.
     pub draws: u32,
+    /// What is taken from log p - log q.
+    pub baseline: Baseline,
 }
 
 /// What an allocation comes to.
@@ -49,7 +52,7 @@ impl Allocation {
         for i in positions.iter().copied() {
             let k = prefixes.head(i, self.floor, self.most);
             bytes += k as f64 * cost.entry + cost.tail + prefixes.bytes_at(i, k, f64::from(self.draws), cost);
-            spread += prefixes.spread_at(i, k);
+            spread += prefixes.spread_at(i, k, f64::from(self.draws), self.baseline);
             head += k as f64;
             square += exact[i];
         }
@@ -72,15 +75,17 @@ impl Allocation {
         budget: f64,
         most: usize,
     ) -> Option<Found> {
-        let at = |floor, draws| Self { floor, most, draws }.over(prefixes, exact, positions, cost);
+        let at = |baseline, floor, draws| Self { floor, most, draws, baseline }.over(prefixes, exact, positions, cost);
         let fits = |found: &Found| found.bytes_per_token <= budget;
-        let best = FLOORS.into_iter().filter_map(|floor| {
+        let floors = |baseline| FLOORS.into_iter().map(move |floor| (baseline, floor));
+        let tried = [Baseline::Tail, Baseline::LeaveOneOut].into_iter().flat_map(floors);
+        let best = tried.filter_map(|(baseline, floor)| {
             // Bytes grow with the draws: halve the interval between a number that fits and one that does not.
             let (mut fit, mut not) = (1, MOST_DRAWS + 1);
-            let mut best = Some(at(floor, fit)).filter(fits)?;
+            let mut best = Some(at(baseline, floor, fit)).filter(fits)?;
             while not - fit > 1 {
                 let middle = fit.midpoint(not);
-                let found = at(floor, middle);
+                let found = at(baseline, floor, middle);
                 if fits(&found) {
                     (fit, best) = (middle, found);
                 } else {

@@ -28,6 +28,8 @@ pub(super) enum Way {
     TeacherDraws,
     /// Exact over a head, linear in the draws from b outside it. With the sampler's top-k as the head, only those are stored.
     Hybrid { teacher_head: bool },
+    /// The same with the sampler's top-k as the head, and not linear in the draws.
+    HybridReplicates,
     /// The teacher's top-k.
     TeacherTopK,
     /// The sampler's top-k; with its logprobs there, or without.
@@ -45,6 +47,7 @@ pub(super) fn menu() -> Vec<Subject> {
             Support::TeacherTopK { .. } => Way::TeacherTopK,
             Support::SamplerTopK { .. } => Way::SamplerTopK { sampler_logprobs: rule.name() == "top_k_ppo" },
             Support::TeacherDraws => Way::TeacherDraws,
+            Support::HeadAndDraws { .. } if name == "reverse_kl_hybrid/leave_one_out" => Way::HybridReplicates,
             Support::HeadAndDraws { head, .. } => Way::Hybrid { teacher_head: head == Head::TeacherTopK },
             _ if name == "reverse_kl_mc" => Way::DrawsAndBaseline("reverse_kl_mc/constant_baseline"),
             _ if name == "reverse_kl_mc/self_normalised" => Way::Replicates,
@@ -68,9 +71,10 @@ pub(super) fn menu() -> Vec<Subject> {
     let of = |from| Box::new(ForwardKlMc { draws: ANY, from });
     add("forward_kl_mc", of(DrawnFrom::Student), Forward);
     add("forward_kl_mc/teacher", of(DrawnFrom::Teacher), Forward);
-    let hybrid = |head| Box::new(ReverseKlHybrid { top_k: ANY, draws: ANY, head, baseline: Baseline::Tail });
-    add("reverse_kl_hybrid", hybrid(Head::StudentTopK), Reverse);
-    add("reverse_kl_hybrid/teacher_top_k", hybrid(Head::TeacherTopK), Reverse);
+    let hybrid = |head, baseline| Box::new(ReverseKlHybrid { top_k: ANY, draws: ANY, head, baseline });
+    add("reverse_kl_hybrid", hybrid(Head::StudentTopK, Baseline::Tail), Reverse);
+    add("reverse_kl_hybrid/leave_one_out", hybrid(Head::StudentTopK, Baseline::LeaveOneOut), Reverse);
+    add("reverse_kl_hybrid/teacher_top_k", hybrid(Head::TeacherTopK, Baseline::Tail), Reverse);
 
     let (bucket, drop) = (Tail::Bucket, Tail::Drop);
     add("forward_kl", Box::new(ForwardKl { top_k: ANY, tail: bucket }), Forward);

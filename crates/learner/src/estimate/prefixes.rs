@@ -7,13 +7,14 @@
 //! sum_T (p^2 / b) (l - c)^2 |e_a - p|^2  -  |sum_T u_a (e_a - p)|^2,      u_a = p_a (l_a - c)
 //! ```
 //!
-//! and both are polynomials in c over sums that a running sum from the last id to the first gives for every k.
+//! and both are polynomials in c, whatever it is, over sums that a running sum from the last id to the first gives for every k.
 
 use super::{
     bytes::Cost,
     distributions::{Distributions, over_vocabulary},
     figures::numbers,
 };
+use crate::estimator::Baseline;
 use tch::{Kind, Tensor};
 
 /// Numbers of draws at which stored draws are counted, ascending: two to an octave, from 1.
@@ -25,8 +26,14 @@ pub(super) const DRAWS: [u32; 22] =
 pub struct Prefixes {
     /// K + 1.
     pub(super) width: usize,
-    /// tr Cov of one draw, with the 1 / T^2 of a gradient's square.
-    pub(super) spread: Vec<f32>,
+    /// tr Cov of one draw with the baseline log p_T - log q_T, with the 1 / T^2 of a gradient's square.
+    tail: Vec<f32>,
+    /// The same with the mean of l over draws outside as the baseline ...
+    mean: Vec<f32>,
+    /// ... with 0 ...
+    none: Vec<f32>,
+    /// ... and what a baseline from one other draw would add to the second.
+    noise: Vec<f32>,
     /// The sampler's mass outside.
     pub(super) outside: Vec<f32>,
     /// Expected distinct draws outside, for each of [`DRAWS`].
@@ -53,16 +60,27 @@ impl Prefixes {
         self.entropy.is_empty()
     }
 
+    /// Entropy of the sampler at each position, nats.
+    pub fn entropy(&self) -> &[f32] {
+        &self.entropy
+    }
+
     /// Appends N positions.
     pub(super) fn add(&mut self, of: &Distributions) {
         let (_, vocabulary) = of.size();
         let most = (self.width as i64 - 1).min(vocabulary);
         let (likely, ids) = of.b.topk(most, 1, true, true);
         let sums = Sums { outside: of.b.ones_like().scatter_value(1, &ids, 0.0), ids };
+        let scale = of.inverse_square.unsqueeze(1);
         // What a small vocabulary has fewer of: heads that leave nothing outside, ids that nobody keeps.
         let width = self.width;
         let push = |to: &mut Vec<f32>, of: &Tensor| to.extend(padded(of, width, 0.0));
-        push(&mut self.spread, &(spread(of, &sums) * of.inverse_square.unsqueeze(1)));
+        let trace = Trace::of(of, &sums);
+        let scaled = |of: Tensor| of * &scale;
+        push(&mut self.tail, &scaled(trace.at(&trace.gap)));
+        push(&mut self.mean, &scaled(trace.at(&trace.drawn[0])));
+        push(&mut self.none, &scaled(trace.at(&trace.gap.zeros_like())));
+        push(&mut self.noise, &scaled(trace.tail_only(&trace.second[0] * &trace.drawn[1])));
         push(&mut self.outside, &sums.over(&of.b));
         self.likely.extend(padded(&likely, width - 1, -1.0));
         self.entropy.extend(padded(&of.sampler_entropy().unsqueeze(1), 1, 0.0));
@@ -87,9 +105,23 @@ impl Prefixes {
         }
     }
 
-    /// tr Cov of one draw with a head of `k` ids.
-    pub(super) fn spread_at(&self, position: usize, k: usize) -> f64 {
-        f64::from(self.spread[position * self.width + k])
+    /// m times tr Cov of m draws with a head of `k` ids.
+    ///
+    /// With `leave_one_out` a draw has on average `(m - 1) T` others outside, or none and then no baseline; that the others are the
+    /// same ones for all draws of the position is left out, which is of the order of 1 / m.
+    pub(super) fn spread_at(&self, position: usize, k: usize, m: f64, baseline: Baseline) -> f64 {
+        let at = |of: &[f32]| f64::from(of[position * self.width + k]);
+        match baseline {
+            Baseline::Tail => at(&self.tail),
+            Baseline::None => at(&self.none),
+            Baseline::LeaveOneOut => {
+                let outside = at(&self.outside).min(1.0);
+                let alone = (1.0 - outside).powf(m - 1.0);
+                let others = (m - 1.0) * outside;
+                let noise = if others > 0.0 { (1.0 - alone).powi(2) / others } else { 0.0 };
+                (1.0 - alone) * at(&self.mean) + alone * at(&self.none) + noise * at(&self.noise)
+            }
+        }
     }
 
     /// Expected bytes of `m` draws of which those outside a head of `k` ids are stored.
@@ -129,24 +161,56 @@ impl Sums {
     }
 }
 
-fn spread(of: &Distributions, sums: &Sums) -> Tensor {
-    let (p, l) = (&of.p, &of.log_p - &of.log_q);
-    let mass = sums.over(p);
-    let baseline = mass.log() - sums.over(&of.q).log();
-    let polynomial = |weight: &Tensor| {
-        let first = weight * &l;
-        let [zeroth, second] = [sums.over(weight), sums.over(&(&first * &l))];
-        second - &baseline * sums.over(&first) * 2.0 + &baseline * &baseline * zeroth
-    };
-    let square = p * p;
-    let second = polynomial(&(&square / &of.b * &of.score_square));
-    let of_u_square = polynomial(&square);
-    let u = sums.over(&(p * &l)) - &baseline * &mass;
-    let of_u_p = sums.over(&(&square * &l)) - &baseline * sums.over(&square);
-    let mean = of_u_square - &u * of_u_p * 2.0 + &u * &u * &of.p_square;
-    let spread = (second - mean).clamp_min(0.0);
-    // No tail, no draws outside.
-    spread.where_self(&mass.gt(0.0), &spread.zeros_like())
+/// tr Cov of one draw outside each head, `[N, K + 1]`, as a function of the baseline.
+struct Trace {
+    /// sum_T (p^2 / b) l^i |e_a - p|^2 for i = 0, 1, 2.
+    second: [Tensor; 3],
+    /// sum_T p^2 l^i.
+    square: [Tensor; 3],
+    /// sum_T p l^i for i = 0, 1.
+    mean: [Tensor; 2],
+    /// |p|^2.
+    p_square: Tensor,
+    /// Mean and variance of l over draws outside.
+    drawn: [Tensor; 2],
+    /// log p_T - log q_T.
+    gap: Tensor,
+}
+
+impl Trace {
+    fn of(of: &Distributions, sums: &Sums) -> Self {
+        let (p, l) = (&of.p, &of.log_p - &of.log_q);
+        let moments = |weight: &Tensor| {
+            let first = weight * &l;
+            let second = &first * &l;
+            [sums.over(weight), sums.over(&first), sums.over(&second)]
+        };
+        let [mass, mean, _] = moments(p);
+        let [b, drawn, drawn_square] = moments(&of.b);
+        let drawn = drawn / &b;
+        let square = p * p;
+        Self {
+            second: moments(&(&square / &of.b * &of.score_square)),
+            square: moments(&square),
+            gap: mass.log() - sums.over(&of.q).log(),
+            mean: [mass, mean],
+            p_square: of.p_square.shallow_clone(),
+            drawn: [drawn.shallow_clone(), (drawn_square / b - drawn.square()).clamp_min(0.0)],
+        }
+    }
+
+    fn at(&self, c: &Tensor) -> Tensor {
+        let polynomial = |of: &[Tensor; 3]| &of[2] - c * &of[1] * 2.0 + c * c * &of[0];
+        let u = &self.mean[1] - c * &self.mean[0];
+        let of_u_p = &self.square[1] - c * &self.square[0];
+        let mean = polynomial(&self.square) - &u * of_u_p * 2.0 + &u * &u * &self.p_square;
+        self.tail_only((polynomial(&self.second) - mean).clamp_min(0.0))
+    }
+
+    /// No tail, no draws outside.
+    fn tail_only(&self, of: Tensor) -> Tensor {
+        of.where_self(&self.mean[0].gt(0.0), &of.zeros_like())
+    }
 }
 
 /// Row by row, each filled up or cut to `width`.

@@ -49,8 +49,8 @@ pub struct Line {
 pub struct Study {
     budgets: Budgets,
     subjects: Vec<Subject>,
-    /// By subject and size of its support, or number of its draws where it is not linear in them.
-    moments: BTreeMap<(usize, usize), Moments>,
+    /// By subject, size of its support or 0, and number of its draws where it is not linear in them or 0.
+    moments: BTreeMap<(usize, usize, usize), Moments>,
     baselines: BTreeMap<usize, Baseline>,
     /// |g*|^2 a position.
     exact: BTreeMap<Target, Vec<f64>>,
@@ -62,12 +62,17 @@ pub struct Study {
 }
 
 impl Study {
-    /// Nothing seen yet.
+    /// Nothing seen yet, of every estimator of the menu.
     pub fn new(budgets: Budgets) -> Self {
+        Self::of(budgets, |_| true)
+    }
+
+    /// The same of those whose names are `wanted`.
+    pub fn of(budgets: Budgets, wanted: impl Fn(&str) -> bool) -> Self {
         let largest = budgets.sampler_top_k.sizes.last().copied().unwrap_or(0).max(budgets.head);
         Self {
             prefixes: Prefixes::new(largest),
-            subjects: menu(),
+            subjects: menu().into_iter().filter(|subject| wanted(subject.name)).collect(),
             moments: BTreeMap::new(),
             baselines: BTreeMap::new(),
             exact: BTreeMap::new(),
@@ -124,7 +129,7 @@ impl Study {
             match subject.way {
                 Way::Draws | Way::DrawsAndBaseline(_) if !budgets.draws.is_empty() => {
                     let coefficients = draws::coefficients(rule, of, &of.log_q, None);
-                    let moments = self.moments.entry((i, 0)).or_default();
+                    let moments = self.moments.entry((i, 0, 0)).or_default();
                     draws::add(moments, of, exact, &of.b, &coefficients, None);
                     if let Way::DrawsAndBaseline(_) = subject.way {
                         self.baselines.entry(i).or_default().add(rule, of, &coefficients);
@@ -132,7 +137,7 @@ impl Study {
                 }
                 Way::TeacherDraws if !budgets.draws.is_empty() => {
                     let coefficients = draws::coefficients(rule, of, &of.log_q, None);
-                    let moments = self.moments.entry((i, 0)).or_default();
+                    let moments = self.moments.entry((i, 0, 0)).or_default();
                     draws::add(moments, of, exact, &of.q, &coefficients, None);
                 }
                 Way::Hybrid { teacher_head } if !budgets.draws.is_empty() => {
@@ -140,22 +145,30 @@ impl Study {
                     let Some(ranked) = &ranked[side] else { continue };
                     for k in &sides[side].1.sizes {
                         let [head, coefficients] = ranked.head_and_draws(rule, *k as i64, of);
-                        let moments = self.moments.entry((i, *k)).or_default();
+                        let moments = self.moments.entry((i, *k, 0)).or_default();
                         draws::add(moments, of, exact, &of.b, &coefficients, Some(&head));
                     }
                 }
                 Way::Replicates => {
                     // At m = 1 there is nothing to normalise by.
                     for m in budgets.draws.iter().filter(|m| **m > 1) {
-                        let moments = self.moments.entry((i, *m)).or_default();
-                        replicates::add(moments, rule, *m as i64, of, exact, &sampled);
+                        let moments = self.moments.entry((i, 0, *m)).or_default();
+                        replicates::add(moments, rule, *m as i64, of, exact, &sampled, None);
+                    }
+                }
+                Way::HybridReplicates => {
+                    let Some(ranked) = &ranked[1] else { continue };
+                    for (k, m) in pairs(&sides[1].1.sizes, &budgets.draws) {
+                        let moments = self.moments.entry((i, k, m)).or_default();
+                        let head = Some((ranked, k as i64));
+                        replicates::add(moments, rule, m as i64, of, exact, &sampled, head);
                     }
                 }
                 Way::TeacherTopK | Way::SamplerTopK { .. } => {
                     let side = usize::from(subject.way != Way::TeacherTopK);
                     let Some(ranked) = &ranked[side] else { continue };
                     for k in &sides[side].1.sizes {
-                        ranked.add(self.moments.entry((i, *k)).or_default(), rule, *k as i64, of, exact);
+                        ranked.add(self.moments.entry((i, *k, 0)).or_default(), rule, *k as i64, of, exact);
                     }
                 }
                 Way::Draws | Way::DrawsAndBaseline(_) | Way::TeacherDraws | Way::Hybrid { .. } => {}
@@ -166,7 +179,9 @@ impl Study {
     /// Ids drawn for what cannot be had in closed form.
     fn sample(&self, of: &Distributions, uniform: impl Fn(usize, usize) -> f64) -> Tensor {
         let (n, _) = of.size();
-        let each = REPLICATES as usize * self.budgets.draws.last().copied().unwrap_or(0);
+        let any = self.subjects.iter().any(|subject| matches!(subject.way, Way::Replicates | Way::HybridReplicates));
+        let most = if any { self.budgets.draws.last().copied().unwrap_or(0) } else { 0 };
+        let each = REPLICATES as usize * most;
         let uniforms: Vec<f64> =
             (0..n as usize).flat_map(|i| (0..each).map(move |j| (i, j))).map(|(i, j)| uniform(i, j)).collect();
         replicates::draw(of, &Tensor::from_slice(&uniforms).view([n, each as i64]))
@@ -184,7 +199,7 @@ impl Study {
     fn group(&self, group: u64, positions: &[usize], cost: &Cost) -> Vec<Line> {
         let mut lines = Vec::new();
         for (i, subject) in self.subjects.iter().enumerate() {
-            let sums = |size: usize| self.moments.get(&(i, size)).map(|moments| Sums::of(moments, positions));
+            let sums = |k: usize, m: usize| self.moments.get(&(i, k, m)).map(|moments| Sums::of(moments, positions));
             let exact = self.exact_over(subject.target, positions);
             let mut line = |estimator, k, m: usize, bytes_per_token, sums: &Sums, sampled| {
                 let figures = Figures::of(sums.error, sums.mean, sums.along, sums.spread / m.max(1) as f64, exact);
@@ -192,7 +207,7 @@ impl Study {
             };
             match subject.way {
                 Way::Draws | Way::DrawsAndBaseline(_) => {
-                    let Some(sums) = sums(0) else { continue };
+                    let Some(sums) = sums(0, 0) else { continue };
                     for m in &self.budgets.draws {
                         line(subject.name, 0, *m, self.bytes_of_draws(positions, 0, *m, cost), &sums, false);
                     }
@@ -204,7 +219,7 @@ impl Study {
                     }
                 }
                 Way::TeacherDraws => {
-                    let Some(sums) = sums(0) else { continue };
+                    let Some(sums) = sums(0, 0) else { continue };
                     for (m, distinct) in &self.teacher_draws {
                         let draws = if cost.merged { mean(distinct, positions) } else { *m as f64 };
                         line(subject.name, 0, *m, draws * cost.teacher_draw, &sums, false);
@@ -212,7 +227,7 @@ impl Study {
                 }
                 Way::Hybrid { teacher_head } => {
                     for (k, entries) in &self.entries[usize::from(!teacher_head)] {
-                        let Some(sums) = sums(*k) else { continue };
+                        let Some(sums) = sums(*k, 0) else { continue };
                         let head = mean(entries, positions) * cost.entry + cost.tail;
                         for m in &self.budgets.draws {
                             let outside = if teacher_head { 0 } else { *k };
@@ -221,9 +236,18 @@ impl Study {
                         }
                     }
                 }
+                Way::HybridReplicates => {
+                    let sizes: Vec<usize> = self.entries[1].keys().copied().collect();
+                    for (k, m) in pairs(&sizes, &self.budgets.draws) {
+                        let Some(sums) = sums(k, m) else { continue };
+                        let head = mean(&self.entries[1][&k], positions) * cost.entry + cost.tail;
+                        let bytes = head + self.bytes_of_draws(positions, k, m, cost);
+                        line(subject.name, k, m, bytes, &sums, true);
+                    }
+                }
                 Way::Replicates => {
                     for m in &self.budgets.draws {
-                        let Some(sums) = sums(*m) else { continue };
+                        let Some(sums) = sums(0, *m) else { continue };
                         line(subject.name, 0, *m, self.bytes_of_draws(positions, 0, *m, cost), &sums, true);
                     }
                 }
@@ -234,7 +258,7 @@ impl Study {
                         _ => 0.0,
                     };
                     for (k, entries) in &self.entries[side] {
-                        let Some(sums) = sums(*k) else { continue };
+                        let Some(sums) = sums(*k, 0) else { continue };
                         let bytes = mean(entries, positions) * (cost.entry + extra) + cost.tail;
                         line(subject.name, *k, 0, bytes, &sums, false);
                     }
@@ -257,6 +281,10 @@ impl Study {
         };
         positions.iter().map(of).sum::<f64>() / positions.len() as f64
     }
+}
+
+fn pairs<'a>(sizes: &'a [usize], draws: &'a [usize]) -> impl Iterator<Item = (usize, usize)> + 'a {
+    sizes.iter().flat_map(move |k| draws.iter().map(move |m| (*k, *m)))
 }
 
 fn mean(of: &[f64], positions: &[usize]) -> f64 {

@@ -19,6 +19,16 @@ pub struct Lists {
     pub floor: f64,
 }
 
+/// A head for replicates.
+pub(super) struct Listed {
+    /// `[N, J]`.
+    pub ids: Tensor,
+    /// 1 where an id is in it, 0 where not, `[N, J]`.
+    pub inside: Tensor,
+    /// Each row of the head several times.
+    pub candidates: Candidates,
+}
+
 /// The most likely ids at N positions, J of them at most, most likely first, and what each policy says of them.
 pub(super) struct Ranked {
     /// `[N, J]`.
@@ -106,6 +116,28 @@ impl Ranked {
         let tails = [&candidates.learner_tail, &candidates.teacher_tail];
         let draws = draws::coefficients(estimator, of, &of.log_q, Some(tails));
         [head, draws.masked_fill(&inside.gt(0.0), 0.0)]
+    }
+
+    /// The head of at most `k` ids, its candidates `times` over: a row for each replicate of each position.
+    pub fn head(&self, k: i64, times: i64) -> Listed {
+        let candidates = self.candidates(k);
+        let again = |of: &Tensor| of.repeat_interleave_self_int(times, 0, None);
+        Listed {
+            ids: self.ids.shallow_clone(),
+            inside: candidates.mask.to_kind(Kind::Double),
+            candidates: Candidates {
+                mask: again(&candidates.mask),
+                in_head: again(&candidates.in_head),
+                counts: again(&candidates.counts),
+                draws: again(&candidates.draws),
+                learner_logprobs: again(&candidates.learner_logprobs),
+                proximal_logprobs: again(&candidates.proximal_logprobs),
+                teacher_logprobs: again(&candidates.teacher_logprobs),
+                sampler_logprobs: again(&candidates.sampler_logprobs),
+                learner_tail: again(&candidates.learner_tail),
+                teacher_tail: again(&candidates.teacher_tail),
+            },
+        }
     }
 
     /// Appends the moments of `estimator` over the top-k of at most `k`.

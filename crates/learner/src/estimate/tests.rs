@@ -2,11 +2,12 @@
 
 use super::*;
 use crate::estimator::{
-    Advantage, Clip, Correction, DrawnFrom, Estimator, ForwardKl, ForwardKlMc, ReverseKlMc, ReverseKlStudentTopK,
-    ReverseKlTeacherTopK, Tail, TopKPpo,
+    Advantage, Baseline, Clip, Correction, DrawnFrom, Estimator, ForwardKl, ForwardKlMc, Head, ReverseKlHybrid,
+    ReverseKlMc, ReverseKlStudentTopK, ReverseKlTeacherTopK, Tail, TopKPpo,
     oracle::{Position, d_logits},
 };
 use distributions::Target;
+use figures::numbers;
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
 
@@ -182,7 +183,7 @@ proptest! {
                 &inside + gradient(drawn * &p / &b * &advantage * &outside / f64::from(m))
             });
             // f32 is what is kept of each position.
-            prop_assert!((prefixes.spread_at(0, k as usize) / f64::from(m) - found.spread).abs() < 1e-6 * (1.0 + found.spread));
+            prop_assert!((prefixes.spread_at(0, k as usize, f64::from(m), Baseline::Tail) / f64::from(m) - found.spread).abs() < 1e-6 * (1.0 + found.spread));
             prop_assert!(found.error < 1e-18 || k == vocabulary, "unbiased: {}", found.error);
             let distinct = |m: f64| (&outside * (-(-&b + 1.0).pow_tensor_scalar(m) + 1.0)).sum(None).double_value(&[]);
             for m in [1.0, 2.0, 3.0, 6.0, 16.0, 96.0] {
@@ -208,13 +209,48 @@ fn replicates_find_what_the_closed_form_says() {
     draws::add(&mut closed, &of, &exact, &of.b, &coefficients, None);
     let uniforms: Vec<f64> = (0..400 * 64).map(|i| model::chance::uniform(5, i / 64, i % 64)).collect();
     let ids = replicates::draw(&of, &Tensor::from_slice(&uniforms).view([400, 64]));
-    replicates::add(&mut sampled, &rule, 4, &of, &exact, &ids);
+    replicates::add(&mut sampled, &rule, 4, &of, &exact, &ids, None);
     let sum = |of: &[f64]| of.iter().sum::<f64>();
     let share = sum(&sampled.spread) / sum(&closed.spread);
     assert!((share - 1.0).abs() < 0.05, "{share}");
     let share = sum(&sampled.error) / sum(&closed.error);
     assert!((share - 1.0).abs() < 0.05, "{share}");
     assert!((sum(&sampled.mean) / sum(&closed.mean) - 1.0).abs() < 0.1);
+}
+
+/// A head among replicates: with the tail's baseline as the closed form has it, with leave-one-out near what is reckoned.
+#[test]
+fn replicates_of_a_head_find_what_the_closed_form_says() {
+    tch::set_num_threads(1);
+    let n = 300;
+    let positions: Vec<Position> = (0..n).map(|seed| near(Position::random(seed, 12, 0.8))).collect();
+    let of = distributions(&positions);
+    let exact = of.exact(Target::ReverseKl);
+    let lists = Lists { sizes: vec![3], mass: 1.0, floor: 0.0 };
+    let ranked = support::Ranked::by(&of.log_b, &of, &lists);
+    let mut prefixes = Prefixes::new(3);
+    prefixes.add(&of);
+    let m = 16;
+    let uniforms: Vec<f64> = (0..n * 256).map(|i| model::chance::uniform(6, i / 256, i % 256)).collect();
+    let ids = replicates::draw(&of, &Tensor::from_slice(&uniforms).view([n as i64, 256]));
+    for (baseline, tolerance) in [(Baseline::Tail, 0.05), (Baseline::None, 0.05), (Baseline::LeaveOneOut, 0.12)] {
+        let rule = ReverseKlHybrid { top_k: 3, draws: m, head: Head::StudentTopK, baseline };
+        let mut sampled = Moments::default();
+        replicates::add(&mut sampled, &rule, m as i64, &of, &exact, &ids, Some((&ranked, 3)));
+        let closed: f64 = (0..n as usize).map(|i| prefixes.spread_at(i, 3, m as f64, baseline)).sum();
+        let sum = |of: &[f64]| of.iter().sum::<f64>();
+        let share = sum(&sampled.spread) / closed;
+        assert!((share - 1.0).abs() < tolerance, "{baseline:?}: {share}");
+        let noise = closed / m as f64 / replicates::REPLICATES as f64;
+        assert!(sum(&sampled.error).abs() < 0.3 * noise, "{baseline:?}: unbiased, {} of {noise}", sum(&sampled.error));
+        assert!((sum(&sampled.mean) / sum(&numbers(&(&exact.square * &of.inverse_square))) - 1.0).abs() < 0.1);
+    }
+}
+
+/// A sampler that is not far from the learner, as staleness makes it.
+fn near(mut position: Position) -> Position {
+    position.sampler_logits = &position.learner_logits * 0.9 + position.sampler_logits * 0.1;
+    position
 }
 
 /// A study over two groups: unbiased estimators have bias 0, variance goes as 1 / m, and a support that is the vocabulary is exact.
@@ -256,7 +292,7 @@ fn lines_say_what_is_known() {
         // The rule itself and the closed form of every head must say the same.
         let members = if group == 0 { [0, 1] } else { [2, 3] };
         let exact: f64 = members.iter().map(|i| study.exact()[*i]).sum();
-        let closed: f64 = members.iter().map(|i| study.prefixes().spread_at(*i, 1)).sum();
+        let closed: f64 = members.iter().map(|i| study.prefixes().spread_at(*i, 1, 4.0, Baseline::Tail)).sum();
         let hybrid = |k, m| find("reverse_kl_hybrid", k, m, group);
         let found = hybrid(1, 4).figures;
         assert!(
@@ -285,10 +321,14 @@ fn an_allocation_fits_its_budget_and_nothing_near_it_is_better() {
         let best = Allocation::least_variance(&prefixes, &exact, &all, &Cost::PACKED, budget, 60).unwrap();
         assert!(best.bytes_per_token <= budget && best.variance < before, "{best:?}");
         before = best.variance;
-        let Allocation { floor, most, draws } = best.allocation;
+        let Allocation { floor, most, draws, baseline } = best.allocation;
         for other in [(floor * 1.5, draws), (floor / 1.5, draws), (floor, draws + 1)] {
-            let other =
-                Allocation { floor: other.0, most, draws: other.1 }.over(&prefixes, &exact, &all, &Cost::PACKED);
+            let other = Allocation { floor: other.0, most, draws: other.1, baseline }.over(
+                &prefixes,
+                &exact,
+                &all,
+                &Cost::PACKED,
+            );
             let better = other.bytes_per_token <= budget && other.variance < 0.99 * best.variance;
             assert!(!better, "{other:?} beats {best:?}");
         }

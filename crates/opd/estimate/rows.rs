@@ -85,7 +85,7 @@ pub(super) async fn choose(
     }
     let mut room = count;
     let mut rows = Vec::new();
-    for mut row in chosen.into_values().take_while(|_| true) {
+    for mut row in chosen.into_values() {
         if room == 0 {
             break;
         }

@@ -229,6 +229,8 @@ fn autograd(inputs: &Inputs) -> (Tensor, Tensor) {
         draws: support.draws.shallow_clone(),
         counts: support.counts.shallow_clone(),
         learner_logprobs: log_p.detach(),
+        // RULE asks for no proximal pass.
+        proximal_logprobs: log_p.full_like(f64::NAN),
         teacher_logprobs: support.teacher_logprobs.shallow_clone(),
         sampler_logprobs: support.sampler_logprobs.shallow_clone(),
         learner_tail: support.teacher_tail.shallow_clone(),

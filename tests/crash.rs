@@ -41,7 +41,14 @@ fn killed_between_object_and_commit_a_run_ends_with_the_same_weights() {
 /// Proximal weights are in memory only: the learner that is killed has them, and the next one must find them again.
 #[test]
 fn killed_amid_a_batch_of_minibatches_a_run_ends_with_the_same_weights() {
-    let sets = [r#"learn.estimator.correction={ name = "decoupled_ppo", minibatches = 2 }"#];
+    // Margins that a single step goes beyond, so that it shows which weights are the proximal ones.
+    let minibatches = |n: u64| {
+        format!(
+            r#"learn.estimator.correction={{ name = "decoupled_ppo", minibatches = {n}, eps_low = 0.001, eps_high = 0.001 }}"#
+        )
+    };
+    let two = minibatches(2);
+    let sets = [two.as_str()];
     let (whole, small) = (Small::new(), Small::new());
     succeeded(&whole.run(&sets));
     // The first commit of the first learner is of its settings: it dies after step 1, the second one after step 3.
@@ -52,7 +59,7 @@ fn killed_amid_a_batch_of_minibatches_a_run_ends_with_the_same_weights() {
     assert_eq!(small.sql(DIGESTS), whole.sql(DIGESTS));
     // Other proximal weights would have been other weights.
     let alone = Small::new();
-    succeeded(&alone.run(&[r#"learn.estimator.correction={ name = "decoupled_ppo", minibatches = 1 }"#]));
+    succeeded(&alone.run(&[&minibatches(1)]));
     assert_ne!(alone.sql(DIGESTS), whole.sql(DIGESTS));
 }
 

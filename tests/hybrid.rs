@@ -77,6 +77,28 @@ fn a_run_that_keeps_draws_of_the_tail_alone() {
     }
 }
 
+/// The teacher itself beside the learner: nothing but the rows is read of the store, and resuming loads it again.
+#[test]
+fn a_run_with_the_teacher_beside_the_learner() {
+    let small = Small::new();
+    let estimator = "learn.estimator={ name = \"exact\", divergence = \"reverse_kl\" }";
+    let bare = ["rollout.draws=0", "rollout.top_k_max=0", "score.top_k_max=0", "learn.checkpoint_every=8", estimator];
+    succeeded(&small.run(&[&bare[..], &["learn.steps=4"]].concat()));
+    assert_eq!(small.sql("select count(*) from steps where loss > 0 and abs(loss - reverse_kl) < 1e-6"), ["4"]);
+    assert_eq!(small.sql("select count(*) from step_records where forward_kl is null"), ["0"]);
+
+    let other = Small::new().with_two_teachers();
+    let output = other.run(&[estimator]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("the teacher beside the learner; the pipeline has 2") && said.contains("hint:"), "{said}");
+    learns(
+        &small,
+        &[&bare[..4], &["learn.estimator={ name = \"exact\", divergence = \"jsd\", alpha = 0.5 }"]].concat(),
+        &["estimator.alpha", "no such share"],
+    );
+}
+
 /// No top-k of the teacher, no draws of the sampler: draws of the teacher alone are enough.
 #[test]
 fn a_run_on_draws_of_the_teacher_alone() {

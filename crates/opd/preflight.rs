@@ -206,6 +206,11 @@ fn check_estimator(pipeline: &Pipeline) -> Result<()> {
         let what = format!("learn.estimator `{name}` {what}; rollout.draws_kept is `tail`");
         return fault(what, format!("{hint}, or rollout.draws_kept = \"all\""));
     }
+    let teachers = pipeline.all_teachers().len();
+    if needs.teacher && teachers > 1 {
+        let what = format!("learn.estimator `{name}` has the teacher beside the learner; the pipeline has {teachers}");
+        return fault(what, "keep one teacher, or take an estimator that reads stored scores".into());
+    }
     let altered = rollout.top_p < 1.0;
     if altered && needs.whole_distribution {
         let what =
@@ -260,3 +265,6 @@ fn with_all_eos(dir: &Path, eos: &[i32]) -> Result<String> {
 fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(|error| CommandError::new(format!("`{}`: {error}", path.display())))
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@
 mod correction;
 mod cross_entropy;
 mod decoupled_ppo;
+mod exact;
 mod forward_kl;
 mod forward_kl_mc;
 mod jsd;
@@ -25,6 +26,7 @@ mod top_k_ppo;
 pub use correction::Correction;
 pub use cross_entropy::CrossEntropy;
 pub use decoupled_ppo::DecoupledPpo;
+pub use exact::{Exact, ExactDivergence};
 pub use forward_kl::ForwardKl;
 pub use forward_kl_mc::{DrawnFrom, ForwardKlMc};
 pub use jsd::Jsd;
@@ -67,6 +69,8 @@ pub enum Support {
         /// Most ids read of a top-k.
         k: usize,
     },
+    /// All ids: the teacher itself is at hand.
+    Vocabulary,
     /// The response token itself, from whoever wrote it.
     Token,
 }
@@ -206,7 +210,11 @@ pub trait Estimator: Send + Sync + std::fmt::Debug {
         match self.support() {
             Support::TeacherTopK { k } => Needs { teacher_top_k: k, ..Needs::default() },
             Support::SamplerTopK { k } => Needs { sampler_top_k: k, ..Needs::default() },
-            Support::Draws | Support::TeacherDraws | Support::HeadAndDraws { .. } | Support::Token => Needs::default(),
+            Support::Draws
+            | Support::TeacherDraws
+            | Support::HeadAndDraws { .. }
+            | Support::Vocabulary
+            | Support::Token => Needs::default(),
         }
     }
 
@@ -255,6 +263,8 @@ pub enum EstimatorConfig {
     ForwardKlMc(ForwardKlMc),
     /// The PPO rule over the sampling student's top-k.
     TopKPpo(TopKPpo),
+    /// A divergence over the whole vocabulary, the teacher beside the learner.
+    Exact(Exact),
 }
 
 /// What rollout and score jobs must cache for an estimator.
@@ -272,6 +282,8 @@ pub struct Needs {
     pub whole_distribution: bool,
     /// Whether it must have all of the draws, and not only those outside the sampler's top-k.
     pub all_draws: bool,
+    /// Whether the teacher itself must be beside the learner.
+    pub teacher: bool,
 }
 
 impl EstimatorConfig {
@@ -287,6 +299,7 @@ impl EstimatorConfig {
             Self::ReverseKlHybrid(rule) => rule,
             Self::ForwardKlMc(rule) => rule,
             Self::TopKPpo(rule) => rule,
+            Self::Exact(rule) => rule,
         }
     }
 
@@ -401,6 +414,8 @@ mod tests {
             (r#"{"name": "forward_kl_mc", "draws": 3}"#, [3, 0, 0]),
             (r#"{"name": "forward_kl_mc", "draws": 3, "from": "teacher"}"#, [0, 0, 0]),
             (r#"{"name": "top_k_ppo", "top_k": 3, "advantage": "rollout", "dual_clip": 2}"#, [0, 0, 3]),
+            (r#"{"name": "exact", "divergence": "jsd", "beta": 0.25}"#, [0, 0, 0]),
+            (r#"{"name": "exact", "divergence": "reverse_kl"}"#, [0, 0, 0]),
             (r#"{"name": "reverse_kl_mc", "draws": 3, "advantage": "rollout", "correction": "none"}"#, [3, 0, 0]),
             (r#"{"name": "reverse_kl_mc", "draws": 3, "correction": {"name": "truncated", "c": 4}}"#, [3, 0, 0]),
             (r#"{"name": "reverse_kl_mc", "draws": 3, "correction": {"name": "ppo", "dual_clip": 3}}"#, [3, 0, 0]),

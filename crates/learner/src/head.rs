@@ -267,7 +267,7 @@ impl Softmax {
             Support::TeacherTopK { .. } | Support::SamplerTopK { .. } | Support::HeadAndDraws { .. } => {
                 self.logprobs_and_tail(columns)?
             }
-            Support::Draws | Support::TeacherDraws | Support::Token => {
+            Support::Draws | Support::TeacherDraws | Support::Vocabulary | Support::Token => {
                 (self.logprobs(&columns.ids)?, teacher_tail.f_full_like(f64::NAN)?)
             }
         };
@@ -326,7 +326,7 @@ impl Softmax {
 }
 
 /// The first position at which the ruling cannot be trained on; one transfer from the device where all is well.
-fn first_fault(ruling: &Ruling) -> Result<Option<(usize, Fault)>> {
+pub(crate) fn first_fault(ruling: &Ruling) -> Result<Option<(usize, Fault)>> {
     let finite = ruling.coefficients.f_isfinite()?.f_all_dim(1, false)?.f_logical_and(&ruling.value.f_isfinite()?)?;
     let not_finite = finite.f_logical_not()?;
     let faults = ruling.faults.iter().map(|(fault, at)| (*fault, at)).chain([(Fault::NotFinite, &not_finite)]);

@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::CandidateLists;
-use crate::estimator::oracle::{Position, assert_close, expectation};
+use crate::estimator::oracle::{Position, assert_close, d_logits, expectation, over_all_draws};
 
 /// Every estimator; those with `true` have no gradient at p = q = b, whatever was drawn.
-const MENU: [(&str, bool); 24] = [
+const MENU: [(&str, bool); 26] = [
     (r#"{"name": "forward_kl", "top_k": 5}"#, true),
     (r#"{"name": "forward_kl", "top_k": 5, "tail": "drop"}"#, false),
     (r#"{"name": "reverse_kl_teacher_top_k", "top_k": 5}"#, true),
@@ -30,10 +30,18 @@ const MENU: [(&str, bool); 24] = [
     (r#"{"name": "forward_kl_mc", "draws": 4}"#, false),
     (r#"{"name": "forward_kl_mc", "draws": 4, "from": "teacher"}"#, false),
     (r#"{"name": "top_k_ppo", "top_k": 5}"#, true),
+    (r#"{"name": "exact", "divergence": "reverse_kl"}"#, true),
+    (r#"{"name": "exact", "divergence": "jsd", "beta": 0.3}"#, true),
 ];
 
 pub fn menu() -> impl Iterator<Item = (EstimatorConfig, bool)> {
     MENU.into_iter().map(|(json, vanishes)| (serde_json::from_str(json).unwrap(), vanishes))
+}
+
+/// Those that train on scores as they are stored.
+pub fn scored() -> impl Iterator<Item = EstimatorConfig> {
+    let at_hand = |of: &EstimatorConfig| of.estimator().support() == crate::estimator::Support::Vocabulary;
+    menu().map(|(estimator, _)| estimator).filter(move |estimator| !at_hand(estimator))
 }
 
 pub fn norm(gradients: &[Tensor]) -> f64 {
@@ -51,6 +59,7 @@ fn how_a_minibatch_is_cut_changes_nothing_for_any_of_them() {
     )
     .unwrap();
     let mut learner = learner(student, LearnerSettings::default());
+    learner.set_teacher(Some(network(8, true))).unwrap();
     for staleness in 0..3 {
         learner.step(&proximal, &data.rows(staleness)).unwrap();
     }
@@ -111,6 +120,7 @@ fn each_of_them_brings_the_student_nearer_to_the_teacher() {
     let teacher = network(8, true);
     for (estimator, _) in menu() {
         let mut learner = learner(network(9, true), LearnerSettings::default());
+        learner.set_teacher(Some(network(8, true))).unwrap();
         let mut kl = Vec::new();
         for _ in 0..6 {
             let data = data(learner.student(), &teacher, 1.0);
@@ -125,7 +135,7 @@ fn each_of_them_brings_the_student_nearer_to_the_teacher() {
 
 /// b the student that sampled, p what real steps made of it: what is unbiased is so at that staleness.
 #[test]
-fn forward_kl_mc_is_unbiased_at_the_staleness_that_real_steps_make() {
+fn the_unbiased_ones_are_so_at_the_staleness_that_real_steps_make() {
     let prompt = [4, 9, 6];
     let logits = |network: &Transformer| {
         let _guard = tch::no_grad_guard();
@@ -150,6 +160,18 @@ fn forward_kl_mc_is_unbiased_at_the_staleness_that_real_steps_make() {
     let (value, gradient) = expectation(estimator.estimator(), &position, 1);
     assert!((value - position.forward_kl()).abs() < 1e-9);
     assert_close(&gradient, &((position.p() - position.q()) / 1.2), 1e-9);
+
+    let hybrid: EstimatorConfig =
+        serde_json::from_str(r#"{"name": "reverse_kl_hybrid", "top_k": 3, "draws": 1}"#).unwrap();
+    for head in [position.sampler_top(3), position.teacher_top(3)] {
+        let (value, gradient) = over_all_draws(&position, &position.b(), 1, |draws, counts| {
+            let (candidates, ids) = position.head_and_draws(&head, draws, counts);
+            let ruling = hybrid.estimator().rule(&candidates);
+            (ruling.value.double_value(&[0]), d_logits(&position, &ruling, &ids))
+        });
+        assert!((value - position.reverse_kl()).abs() < 1e-9);
+        assert_close(&gradient, &position.d_reverse_kl(), 1e-9);
+    }
 }
 
 /// What is stored of the draws when only those outside the sampler's top-k are kept.
@@ -222,5 +244,37 @@ fn draws_of_the_tail_are_all_that_the_hybrid_reads() {
         let row = &data.rows(0)[0];
         let said = row.check(0, read(json).estimator().support(), 28).unwrap_err().to_string();
         assert!(says.iter().all(|words| said.contains(words)), "{json}: {said}");
+    }
+}
+
+/// Over the whole vocabulary a stored top-k says what the teacher itself says.
+#[test]
+fn exact_is_what_a_top_k_of_all_ids_gives() {
+    let teacher = network(8, true);
+    let mut data = data(&network(7, true), &teacher, 1.2);
+    let rows: Vec<ScoreRow> = data.prompts.iter().zip(&data.samples).map(|(p, s)| ScoreRow::new(p, s, 0)).collect();
+    let top_k = Some(TopK { mass: 1.0, max: 28, floor: 0.0 });
+    let params = ScoringParams { temperature: 1.2f32.into(), top_k, draws: 0, max_tokens_per_batch: 512 };
+    let scores = score(&teacher, &rows, &params).unwrap();
+    drop(rows);
+    data.scores = scores;
+    let mut learner = learner(network(9, false), LearnerSettings { microbatch_tokens: 40, head_chunk: 5 });
+    let exact = |divergence: &str| -> EstimatorConfig {
+        serde_json::from_str(&format!(r#"{{"name": "exact", "divergence": "{divergence}"}}"#)).unwrap()
+    };
+    let said = learner.step(&exact("reverse_kl"), &data.rows(0)).unwrap_err().to_string();
+    assert!(said.contains("`estimator` is exact") && said.contains("no teacher is beside this learner"), "{said}");
+    learner.set_teacher(Some(teacher)).unwrap();
+    for (divergence, top_k) in
+        [("forward_kl", "forward_kl"), ("reverse_kl", "reverse_kl_teacher_top_k"), ("jsd", "jsd")]
+    {
+        let whole: EstimatorConfig = serde_json::from_str(&format!(r#"{{"name": "{top_k}", "top_k": 28}}"#)).unwrap();
+        let of = |estimator: &EstimatorConfig| learner.gradients(estimator.estimator(), &data.rows(1)).unwrap();
+        let ((report, found), (expected_report, expected)) = (of(&exact(divergence)), of(&whole));
+        assert_same_gradients(&found.unwrap(), &expected.unwrap(), 1e-4);
+        let (report, expected) = (report.finish(None), expected_report.finish(None));
+        assert!((rate(&report, "loss") - rate(&expected, "loss")).abs() < 1e-5);
+        assert!((rate(&report, "forward_kl") - rate(&expected, "forward_kl")).abs() < 1e-5);
+        assert_eq!(report.metrics["reverse_kl"].1 as usize, report.trained_tokens);
     }
 }

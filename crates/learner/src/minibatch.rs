@@ -2,7 +2,8 @@
 
 use crate::{
     AdamW, EstimatorConfig, LearnError, OptimizerConfig, Result, StepReport,
-    estimator::{CrossEntropy, Estimator, Pass},
+    estimator::{CrossEntropy, Estimator, Pass, Support},
+    exact_head::{TeacherStates, exact_head},
     head::chunked_head,
     logprobs, pack,
     pass::{self, Before, Microbatch},
@@ -54,6 +55,7 @@ pub struct Learner {
     settings: LearnerSettings,
     /// The weights from before a batch of minibatches, and how many steps had made them; for [`Pass::Proximal`] only.
     proximal: Option<(u64, Transformer)>,
+    teacher: Option<Transformer>,
 }
 
 impl Learner {
@@ -64,7 +66,7 @@ impl Learner {
     pub fn new(student: Transformer, optimizer: OptimizerConfig, settings: LearnerSettings) -> Result<Self> {
         settings.validate()?;
         let optimizer = AdamW::new(optimizer, &student.parameters())?;
-        Ok(Self { student, optimizer, settings, proximal: None })
+        Ok(Self { student, optimizer, settings, proximal: None, teacher: None })
     }
 
     /// The student.
@@ -81,6 +83,30 @@ impl Learner {
     /// The student alone; the moments are given up.
     pub fn into_student(self) -> Transformer {
         self.student
+    }
+
+    /// Puts the teacher of the rows beside the student, on the student's device, for an estimator over the whole vocabulary.
+    ///
+    /// # Errors
+    /// A teacher of another vocabulary.
+    pub fn set_teacher(&mut self, teacher: Option<Transformer>) -> Result<()> {
+        let (expected, found) = (self.student.real_vocab(), teacher.as_ref().map(Transformer::real_vocab));
+        if let Some(found) = found.filter(|found| *found != expected) {
+            let expected = format!("one with the student's vocabulary of {expected} ids");
+            return Err(LearnError::Setting { key: "teacher.model", expected, found: format!("one with {found}") });
+        }
+        self.teacher = teacher;
+        Ok(())
+    }
+
+    /// Whether a teacher is beside the student.
+    pub fn has_teacher(&self) -> bool {
+        self.teacher.is_some()
+    }
+
+    /// Takes the teacher away again.
+    pub fn take_teacher(&mut self) -> Option<Transformer> {
+        self.teacher.take()
     }
 
     /// The optimizer.
@@ -157,7 +183,15 @@ impl Learner {
         estimator: &dyn Estimator,
         rows: &[TrainRow],
     ) -> Result<(Reporter, Option<Vec<Tensor>>)> {
-        let mut report = Reporter::new(rows);
+        let teacher = match (estimator.support(), &self.teacher) {
+            (Support::Vocabulary, None) => {
+                let expected = "one whose scores are stored: no teacher is beside this learner".into();
+                return Err(LearnError::Setting { key: "estimator", expected, found: estimator.name().into() });
+            }
+            (Support::Vocabulary, teacher) => teacher.as_ref(),
+            _ => None,
+        };
+        let mut report = Reporter::new(rows, teacher.is_some());
         let LearnerSettings { microbatch_tokens, head_chunk } = self.settings;
         let minibatch = Microbatch::cut(rows, microbatch_tokens);
         let trained: usize = minibatch.iter().map(|batch| batch.places.len()).sum();
@@ -181,8 +215,14 @@ impl Learner {
             let mut positions = pack::positions(rows, places, estimator.support(), self.student.device())?;
             positions.proximal = proximal;
             let mut d_weight = gradients[head_index].f_narrow(0, 0, self.student.real_vocab() as i64)?;
-            let output =
-                chunked_head(&hidden.f_detach()?, &weight, &positions, estimator, scale, head_chunk, &mut d_weight)?;
+            let states = hidden.f_detach()?;
+            let output = match teacher {
+                Some(teacher) => {
+                    let teacher = teacher_states(teacher, batch, rows)?;
+                    exact_head(&states, &weight, &teacher, &positions, estimator, scale, head_chunk, &mut d_weight)?
+                }
+                None => chunked_head(&states, &weight, &positions, estimator, scale, head_chunk, &mut d_weight)?,
+            };
             if let Some((i, fault)) = output.fault {
                 let (row, position) = (places[i].row, places[i].t);
                 return Err(LearnError::Fault { row, position, estimator: estimator.name(), fault });
@@ -201,6 +241,12 @@ impl Learner {
         }
         Ok((report, Some(gradients)))
     }
+}
+
+/// What the teacher computes at the trained positions of a microbatch.
+fn teacher_states(teacher: &Transformer, batch: &Microbatch, rows: &[TrainRow]) -> Result<TeacherStates> {
+    let _guard = tch::no_grad_guard();
+    Ok(TeacherStates { hidden: batch.hidden(teacher, rows)?, weight: pass::head(teacher)? })
 }
 
 fn zeros(parameter: &Tensor) -> Result<Tensor> {

@@ -6,7 +6,7 @@ use crate::{
     estimator::{Advantage, Correction, ForwardKl, ReverseKlMc, Tail},
 };
 use model::{Device, ModelConfig, Prompt, SamplingParams, ScoreRow, ScoringParams, TopK, sample, score};
-use record::{NewRollout, PolicyVersion, RolloutBatch, RolloutBatchInfo, Sample, Score, ScoredBatch};
+use record::{DrawsKept, NewRollout, PolicyVersion, RolloutBatch, RolloutBatchInfo, Sample, Score, ScoredBatch};
 
 const MC: EstimatorConfig = EstimatorConfig::ReverseKlMc(ReverseKlMc {
     draws: 4,
@@ -40,22 +40,19 @@ struct Data {
     temperature: f32,
 }
 
+/// With four draws where a top-k is kept.
+fn sampling(temperature: f64, max_new_tokens: usize, top_k: Option<TopK>) -> SamplingParams {
+    let (eos, draws) = (vec![EOS], if top_k.is_some() { 4 } else { 0 });
+    SamplingParams { temperature, top_p: 1.0, max_new_tokens, eos, draws, draws_kept: DrawsKept::All, top_k }
+}
+
 fn data(sampler: &Transformer, teacher: &Transformer, temperature: f32) -> Data {
     tch::set_num_threads(1);
     let prompts: Vec<Vec<i32>> = (0..6).map(|i| (0..=i % 4).map(|j| 3 + (5 * i + 7 * j) % 25).collect()).collect();
     let requests: Vec<Prompt> =
         prompts.iter().enumerate().map(|(i, ids)| Prompt { ids: ids.clone(), seed: i as u64 }).collect();
     let top_k = TopK { mass: 1.0, max: 6, floor: 0.0 };
-    let params = SamplingParams {
-        temperature: f64::from(temperature),
-        top_p: 1.0,
-        max_new_tokens: 9,
-        eos: vec![EOS],
-        draws: 4,
-        draws_kept: record::DrawsKept::All,
-        top_k: Some(top_k),
-    };
-    let samples = sample(sampler, &requests, &params).unwrap();
+    let samples = sample(sampler, &requests, &sampling(temperature.into(), 9, Some(top_k))).unwrap();
     let rows: Vec<ScoreRow> =
         requests.iter().zip(&samples).map(|(prompt, sample)| ScoreRow::new(&prompt.ids, sample, prompt.seed)).collect();
     let params =
@@ -190,12 +187,7 @@ fn all_sampled_tokens_are_trained_and_seen_as_the_scorer_sees_them() {
     let data = data(&student, &network(8, true), 1.2);
     assert!(data.samples.iter().any(|s| s.response_ids.last() == Some(&EOS)), "no EOS in the test's rollouts");
     let rows: Vec<ScoreRow> = data.prompts.iter().zip(&data.samples).map(|(p, s)| ScoreRow::new(p, s, 0)).collect();
-    let params = ScoringParams {
-        temperature: 1.2f32.into(),
-        top_k: Some(TopK { mass: 1.0, max: 1, floor: 0.0 }),
-        draws: 0,
-        max_tokens_per_batch: 512,
-    };
+    let params = ScoringParams { temperature: 1.2f32.into(), top_k: None, draws: 0, max_tokens_per_batch: 512 };
     let seen = score(&student, &rows, &params).unwrap();
     let report = learner(student, LearnerSettings::default()).step(&MC, &data.rows(0)).unwrap();
     assert_eq!(report.trained_tokens, data.samples.iter().map(|s| s.response_ids.len()).sum::<usize>());
@@ -379,16 +371,9 @@ fn cross_entropy_learns_one_batch_by_heart() {
     assert!(!report.metrics.contains_key("is/mean") && !report.metrics.contains_key("reverse_kl"));
     // It says by heart what it was taught, EOS included.
     let prompts: Vec<Prompt> = rows.iter().map(|(prompt, _)| Prompt { ids: prompt.to_vec(), seed: 0 }).collect();
-    let greedy = SamplingParams {
-        temperature: 0.0,
-        top_p: 1.0,
-        max_new_tokens: 8,
-        eos: vec![EOS],
-        draws: 0,
-        draws_kept: record::DrawsKept::All,
-        top_k: None,
-    };
-    for (sample, (_, completion)) in sample(learner.student(), &prompts, &greedy).unwrap().iter().zip(&rows) {
+    for (sample, (_, completion)) in
+        sample(learner.student(), &prompts, &sampling(0.0, 8, None)).unwrap().iter().zip(&rows)
+    {
         assert_eq!(sample.response_ids, *completion);
     }
 }

@@ -87,7 +87,8 @@ fn columns(rows: &[TrainRow], places: &[Place], support: Support, device: Device
     for at in places {
         let row = &rows[at.row];
         let (candidates, tail) = match support {
-            Support::Token => {
+            // The teacher at hand says it all: the token stands for the rest.
+            Support::Token | Support::Vocabulary => {
                 let id = i64::from(row.response_ids[at.t]);
                 (vec![Candidate { id, in_head: false, count: 1.0, teacher: f32::NAN, sampler: f32::NAN }], f32::NAN)
             }
@@ -100,7 +101,9 @@ fn columns(rows: &[TrainRow], places: &[Place], support: Support, device: Device
         draws.push(match support {
             Support::Draws | Support::HeadAndDraws { .. } => row.draws_at(at.t) as f32,
             Support::TeacherDraws => row.teacher_draws.total(at.t) as f32,
-            Support::TeacherTopK { .. } | Support::SamplerTopK { .. } | Support::Token => f32::NAN,
+            Support::TeacherTopK { .. } | Support::SamplerTopK { .. } | Support::Vocabulary | Support::Token => {
+                f32::NAN
+            }
         });
         lists.push(candidates);
         tails.push(tail);

@@ -225,7 +225,7 @@ impl<'a> TrainRow<'a> {
             Support::TeacherTopK { .. } => (false, false, true),
             Support::SamplerTopK { .. } => (false, true, false),
             Support::HeadAndDraws { head, .. } => (true, head != Head::TeacherTopK, head != Head::StudentTopK),
-            Support::TeacherDraws | Support::Token => (false, false, false),
+            Support::TeacherDraws | Support::Vocabulary | Support::Token => (false, false, false),
         };
         if support == Support::TeacherDraws && none(&self.teacher_draws) {
             let expected = "draws of the teacher; score with score.draws of 1 or more";

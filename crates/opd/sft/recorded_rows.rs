@@ -187,5 +187,10 @@ fn check(
         let known = listed(run.score_sets.keys().map(String::as_str));
         return Err(CommandError::new(format!("`{store}` has no score set `{name}`")).hint(format!("it has {known}")));
     };
+    if estimator.needs().teacher {
+        let rule = estimator.estimator().name();
+        let what = format!("estimator `{rule}` has the teacher beside the learner; `{store}` has its scores alone");
+        return Err(CommandError::new(what).hint("take an estimator that reads stored scores, or `opd learn`"));
+    }
     score_set::check(store, name, set, estimator)
 }

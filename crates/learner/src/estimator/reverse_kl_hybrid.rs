@@ -105,6 +105,7 @@ impl Estimator for ReverseKlHybrid {
             teacher_draws: 0,
             whole_distribution: true,
             all_draws: self.head == Head::TeacherTopK,
+            teacher: false,
         }
     }
 

@@ -33,7 +33,7 @@ pub(super) fn report(study: &Study, seen: &Seen<'_>, budget: f64) -> Result<Stri
     let mut text = format!("{}\n\n", seen.title());
     pipeline_lines(&mut text, &found);
     allocate.rivals(&mut text);
-    allocate.by_entropy(&mut text, &found.allocation);
+    allocate.by_entropy(&mut text);
     Ok(text)
 }
 
@@ -83,8 +83,14 @@ impl Allocate<'_> {
         }
     }
 
-    /// The allocation and Monte-Carlo, by tenths of the positions in order of the sampler's entropy.
-    fn by_entropy(&self, text: &mut String, allocation: &Allocation) {
+    /// Monte-Carlo and the allocation at as many bytes over all, by tenths of the positions in order of the sampler's entropy.
+    fn by_entropy(&self, text: &mut String) {
+        let is_mc = |line: &Line| line.estimator == RIVALS[0];
+        let over_all = self.study.lines(&vec![0; self.all.len()], &self.cost).into_iter().find(is_mc);
+        let Some((line, found)) = over_all.and_then(|line| Some((line.clone(), self.under(line.bytes_per_token)?)))
+        else {
+            return;
+        };
         let entropy = self.study.prefixes().entropy();
         let mut order = self.all.to_vec();
         order.sort_by(|a, b| entropy[*a].total_cmp(&entropy[*b]));
@@ -92,14 +98,26 @@ impl Allocate<'_> {
         for (place, position) in order.iter().enumerate() {
             tenths[*position] = (10 * place / order.len()) as u64;
         }
+        let Allocation { floor, draws, .. } = found.allocation;
         let _ = writeln!(
             text,
-            "\n{:<8} {:>8} {:>9} | allocation: {:>5} {:>11} {:>9} | m = {RIVAL}: {:>11} {:>9} | {:>14}",
-            "entropy", "nats", "positions", "head", "bytes/token", "variance", "bytes/token", "variance", "times less"
+            "\nby entropy, with {:.1} bytes a token over all: floor {floor}, {draws} draws against {} with m = {RIVAL}\n\n\
+             {:<8} {:>8} {:>9} | allocation: {:>5} {:>11} {:>9} | m = {RIVAL}: {:>11} {:>9} | {:>14}",
+            found.bytes_per_token,
+            line.estimator,
+            "entropy",
+            "nats",
+            "positions",
+            "head",
+            "bytes/token",
+            "variance",
+            "bytes/token",
+            "variance",
+            "times less"
         );
-        for line in self.study.lines(&tenths, &self.cost).iter().filter(|line| line.estimator == "reverse_kl_mc") {
+        for line in self.study.lines(&tenths, &self.cost).iter().filter(|line| is_mc(line)) {
             let members: Vec<usize> = self.all.iter().copied().filter(|i| tenths[*i] == line.group).collect();
-            let found = allocation.over(self.study.prefixes(), self.study.exact(), &members, &self.cost);
+            let found = found.allocation.over(self.study.prefixes(), self.study.exact(), &members, &self.cost);
             let nats = members.iter().map(|i| f64::from(entropy[*i])).sum::<f64>() / members.len() as f64;
             let _ = writeln!(
                 text,

@@ -162,7 +162,7 @@ fn draw(curves: &BTreeMap<&str, Vec<(f64, f64)>>, title: &str) -> String {
 /// A colour by the place in the circle of hues, darker every other time, and a dash every third.
 fn look(i: usize, of: usize) -> (String, &'static str) {
     let hue = 6.0 * i as f64 / of.max(1) as f64;
-    let strength = if i.is_multiple_of(2) { 0.62 } else { 0.86 };
+    let strength = if i.is_multiple_of(2) { 0.55 } else { 0.75 };
     let channel = |offset: f64| {
         let distance = ((hue + offset) % 6.0 - 3.0).abs();
         (255.0 * strength * (distance - 1.0).clamp(0.0, 1.0)) as u8

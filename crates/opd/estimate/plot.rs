@@ -193,3 +193,40 @@ fn apart(ends: &[f64], top: f64, bottom: f64) -> Vec<f64> {
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_never_collide_and_stay_in_their_order_and_frame() {
+        for ends in [vec![100.0; 25], vec![640.0; 20], vec![70.0, 71.0, 300.0, 69.0], vec![300.0, 310.0, 305.0]] {
+            let heights = apart(&ends, 60.0, 650.0);
+            for (i, a) in heights.iter().enumerate() {
+                assert!((60.0..=650.0).contains(a), "{heights:?}");
+                for (j, b) in heights.iter().enumerate().skip(i + 1) {
+                    assert!((a - b).abs() >= LABEL - 1e-9, "{i} {j}: {heights:?}");
+                    assert!(ends[i] == ends[j] || (ends[i] < ends[j]) == (a < b), "{i} {j}: {heights:?}");
+                }
+            }
+        }
+        assert_eq!(apart(&[100.0, 400.0], 60.0, 650.0), [100.0, 400.0], "with room enough each is at its line's end");
+    }
+
+    #[test]
+    fn colours_of_neighbours_differ() {
+        for of in [2, 10, 25] {
+            let looks: Vec<_> = (0..of).map(|i| look(i, of)).collect();
+            for (i, a) in looks.iter().enumerate() {
+                assert!(a.0.len() == 7 && looks.iter().skip(i + 1).all(|b| a != b), "{looks:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_axis_is_by_powers() {
+        let axis = Axis::over([1.0, 1000.0].into_iter(), 0.0, 100.0);
+        assert!((axis.at(10.0) - axis.at(1.0) - (axis.at(1000.0) - axis.at(100.0))).abs() < 1e-9);
+        assert_eq!(axis.ticks(), [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0]);
+    }
+}

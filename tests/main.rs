@@ -4,6 +4,7 @@
 //! - [`bad_input`]: what is wrong is said before any work, and nothing is written;
 //! - [`collect`]: a store as a data set, and policies as Hugging Face directories;
 //! - [`crash`]: jobs killed between object and commit, and at any moment;
+//! - [`estimate`]: bias, variance and bytes of every estimator on a store;
 //! - [`forecast`]: what a run would be with other workers;
 //! - [`full_disk`]: a store that is full, and goes on once there is room;
 //! - [`golden`]: a store of each format version is still read;
@@ -19,6 +20,7 @@ mod arith;
 mod bad_input;
 mod collect;
 mod crash;
+mod estimate;
 mod forecast;
 mod full_disk;
 mod golden;

@@ -4,6 +4,7 @@ use crate::{
     config::Pipeline,
     context::Context,
     error::{CommandError, Result},
+    estimate::{self, EstimateArgs},
     export_policy, identity, learn, preflight, score, sft, sql, status,
     stop::Stop,
 };
@@ -60,6 +61,8 @@ enum Command {
         #[arg(long = "set", value_name = "KEY=VALUE")]
         sets: Vec<String>,
     },
+    /// Measure bias, variance and bytes of every estimator on a store's rollouts, with the models at hand.
+    Estimate(EstimateArgs),
     /// Write a policy version as a Hugging Face directory.
     ExportPolicy {
         /// The store: a directory, file:///..., or s3://bucket/prefix.
@@ -138,6 +141,7 @@ pub fn run(cli: Cli) -> Result<()> {
                 let stop = Stop::listen();
                 crate::error::off_thread(move || sft::run(&config, &sets, &out, &stop)).await
             }
+            Command::Estimate(args) => estimate::run(args).await,
             Command::ExportPolicy { store, version, dir, dtype } => {
                 export_policy::run(&store, &version, &dir, &dtype, &Stop::listen()).await
             }

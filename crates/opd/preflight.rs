@@ -248,6 +248,14 @@ struct Checked {
     tokenizer: Tokenizer,
 }
 
+/// The tokenizer of a model whose directory is named by `key` and is found whole.
+///
+/// # Errors
+/// If it is not.
+pub fn check_tokenizer(key: &str, dir: &Path) -> Result<Tokenizer> {
+    Ok(check_model(key, dir)?.tokenizer)
+}
+
 fn check_model(key: &str, dir: &Path) -> Result<Checked> {
     if !dir.is_dir() {
         let what = format!("{key} is `{}`: there is no such folder", dir.display());

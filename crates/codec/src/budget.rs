@@ -122,6 +122,6 @@ impl Chance {
 
     /// Below `end`; uneven by less than `end / 2^64`.
     fn below(&mut self, end: u64) -> u64 {
-        (u128::from(self.next()) * u128::from(end) >> 64) as u64
+        ((u128::from(self.next()) * u128::from(end)) >> 64) as u64
     }
 }

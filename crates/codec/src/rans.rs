@@ -46,13 +46,13 @@ impl Coder {
         let mut words = Vec::with_capacity(self.steps.len() / 2);
         let mut state = LOW;
         for step in self.steps.iter().rev() {
-            let limit = u64::from(LOW >> step.bits) * u64::from(step.frequency) << 16;
+            let limit = (u64::from(LOW >> step.bits) * u64::from(step.frequency)) << 16;
             if u64::from(state) >= limit {
                 words.push(state as u16);
                 state >>= 16;
             }
             let frequency = u32::from(step.frequency);
-            state = (state / frequency << step.bits) + state % frequency + u32::from(step.start);
+            state = ((state / frequency) << step.bits) + state % frequency + u32::from(step.start);
         }
         words.extend([state as u16, (state >> 16) as u16]);
         words.iter().rev().flat_map(|word| word.to_le_bytes()).collect()

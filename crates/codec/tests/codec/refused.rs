@@ -16,7 +16,8 @@ fn draws_message(change: impl Fn(&mut DrawColumn)) -> String {
 
 #[test]
 fn what_would_be_a_wrong_answer_later() {
-    let cases: [(&str, fn(&mut TopColumn)); 8] = [
+    type Change = fn(&mut TopColumn);
+    let cases: [(&str, Change); 8] = [
         ("row 1, position 1, `ids`: expected ids from 0 to 299, found 300", |c| c.ids[10] = 300),
         ("row 1, position 1, `ids`: expected ids from 0 to 299, found -1", |c| c.ids[10] = -1),
         ("row 1, position 1, `ids`: expected each id once, found 7 twice", |c| c.ids[9..11].fill(7)),

@@ -8,7 +8,7 @@
 
 use learner::{
     Columns, Positions, chunked_head,
-    estimator::{Advantage, Candidates, Correction, Estimator, ReverseKlMc},
+    estimator::{Advantage, Candidates, Correction, Estimator, ReverseKlMc, Support},
 };
 use std::{
     env, fs,
@@ -179,7 +179,10 @@ impl Inputs {
             logits.squeeze_dim(1) - log_sum + Tensor::randn([n, J], float) * noise
         };
         let support = Columns {
+            support: Support::Draws,
             mask: ids.ones_like().to_kind(Kind::Bool),
+            in_head: ids.zeros_like().to_kind(Kind::Bool),
+            draws: Tensor::full([n], J as f64, float),
             counts: ids.ones_like().to_kind(Kind::Float),
             teacher_logprobs: at(1.0),
             sampler_logprobs: at(0.1),
@@ -215,6 +218,8 @@ fn autograd(inputs: &Inputs) -> (Tensor, Tensor) {
     let log_p = logits.log_softmax(1, Kind::Float).gather(1, &support.ids, false);
     let ruling = RULE.rule(&Candidates {
         mask: support.mask.shallow_clone(),
+        in_head: support.in_head.shallow_clone(),
+        draws: support.draws.shallow_clone(),
         counts: support.counts.shallow_clone(),
         learner_logprobs: log_p.detach(),
         teacher_logprobs: support.teacher_logprobs.shallow_clone(),

@@ -6,6 +6,7 @@
 //! - [`crash`]: jobs killed between object and commit, and at any moment;
 //! - [`full_disk`]: a store that is full, and goes on once there is room;
 //! - [`golden`]: a store of each format version is still read;
+//! - [`hybrid`]: draws of the tail, and of the teacher: stored, learned from, refused where they are not enough;
 //! - [`prompts`]: what is asked, from chats, templates and Parquet, and how its answers are counted;
 //! - [`run`]: the closed loop, synchronous and not, stopped and gone on with;
 //! - [`s3`]: the same in a bucket, with the same weights;
@@ -19,6 +20,7 @@ mod collect;
 mod crash;
 mod full_disk;
 mod golden;
+mod hybrid;
 mod prompts;
 mod run;
 mod s3;

@@ -203,6 +203,7 @@ fn batch(unit: u64, chance: &mut Chance) -> Result<ScoredBatch, AnyError> {
         let sample = Sample {
             response_ids: draw_ids.iter().map(|ids| ids[0]).collect(),
             sampler_logprobs: chance.logprobs(n),
+            draws_taken: None,
             draw_counts: draws
                 .iter()
                 .map(|n| (0..*n).map(|_| chance.between(1, 8) as i32).collect::<Vec<_>>())
@@ -234,6 +235,7 @@ fn batch(unit: u64, chance: &mut Chance) -> Result<ScoredBatch, AnyError> {
             draw_teacher_logprobs: chance.like(&draws),
             sampler_top_teacher_logprobs: chance.like(&sampler),
             sampler_top_teacher_tail_logprobs: chance.logprobs(n),
+            teacher_draws: None,
             teacher_entropy: Some(chance.logprobs(n)),
         });
     }
@@ -272,6 +274,7 @@ fn line(row: &ScoredRollout) -> Line {
         loss_mask: rollout.loss_mask.to_vec(),
         sampler_logprobs: rollout.sampler_logprobs.to_vec(),
         draw_ids: ints(rollout.draw_ids),
+        draws_taken: None,
         draw_counts: ints(rollout.draw_counts),
         draw_logprobs: floats(rollout.draw_logprobs),
         sampler_top_ids: ints(rollout.sampler_top_ids),

@@ -27,6 +27,7 @@ pub mod recorded;
 pub mod rollout;
 pub mod run;
 pub mod score;
+pub mod score_set;
 pub mod sft;
 pub mod simulation;
 pub mod sql;

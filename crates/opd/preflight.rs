@@ -7,11 +7,11 @@ use crate::{
     config::Pipeline,
     error::{CommandError, Result},
     identity::model_digest,
-    model_files, teachers,
+    model_files, score_set, teachers,
 };
 use model::{Device, ModelConfig, Tokenizer, Transformer};
 use prompts::check_prompts;
-use record::{Digest, PromptSet};
+use record::{Digest, DrawsKept, PromptSet};
 use std::{collections::BTreeMap, path::Path};
 
 /// What a run is made of, read and checked.
@@ -134,6 +134,11 @@ pub fn check_settings(pipeline: &Pipeline) -> Result<()> {
             return fault(format!("{key} is {share}"), "it is a share of the mass: above 0, at most 1");
         }
     }
+    for (key, floor) in [("rollout.top_k_floor", rollout.top_k_floor), ("score.top_k_floor", score.top_k_floor)] {
+        if !(0.0..1.0).contains(&floor) {
+            return fault(format!("{key} is {floor}"), "it is the least probability of an entry: 0 or more, below 1");
+        }
+    }
     let unit = u64::from(rollout.prompts_per_unit) * u64::from(rollout.samples_per_prompt);
     if !u64::from(learn.rows_per_step).is_multiple_of(unit) {
         let what = format!("learn.rows_per_step is {}, a unit has {unit} rows", learn.rows_per_step);
@@ -172,11 +177,26 @@ fn check_estimator(pipeline: &Pipeline) -> Result<()> {
         ("rollout.draws", rollout.draws, needs.draws),
         ("score.top_k_max", score.top_k_max, needs.teacher_top_k),
         ("rollout.top_k_max", rollout.top_k_max, needs.sampler_top_k),
+        ("score.draws", score.draws, needs.teacher_draws),
     ] {
         if (stored as usize) < needed {
             let what = format!("learn.estimator `{name}` reads {needed}, {key} stores {stored}");
             return fault(what, format!("store at least as many: {key} = {needed}"));
         }
+    }
+    if rollout.draws_kept == DrawsKept::Tail && (rollout.draws == 0 || rollout.top_k_max == 0) {
+        let (draws, top_k) = (rollout.draws, rollout.top_k_max);
+        let what = format!("rollout.draws_kept is `tail`, rollout.draws {draws}, rollout.top_k_max {top_k}");
+        return fault(what, "a tail is what lies outside a top-k: take draws and keep a top-k, or all draws".into());
+    }
+    if let Some((what, hint)) = score_set::lacks_draws(rollout.draws_kept, rollout.top_k_max, &needs) {
+        let what = format!("learn.estimator `{name}` {what}; rollout.draws_kept is `tail`");
+        return fault(what, format!("{hint}, or rollout.draws_kept = \"all\""));
+    }
+    let teachers = pipeline.all_teachers().len();
+    if needs.teacher && teachers > 1 {
+        let what = format!("learn.estimator `{name}` has the teacher beside the learner; the pipeline has {teachers}");
+        return fault(what, "keep one teacher, or take an estimator that reads stored scores".into());
     }
     let altered = rollout.top_p < 1.0;
     if altered && needs.whole_distribution {

@@ -283,7 +283,16 @@ pub(crate) fn identity(unit_rows: u32, teachers: u32, seed: u64) -> Run {
         units: Units { prompts: unit_rows, samples: 1 },
         score_sets: BTreeMap::from([(
             SET.to_string(),
-            ScoreSet { top_k_mass: 1.0, top_k_max: 4, draws: 1, codec: "plain".into() },
+            ScoreSet {
+                top_k_mass: 1.0,
+                top_k_max: 4,
+                top_k_floor: 0.0,
+                draws: 1,
+                draws_kept: record::DrawsKept::All,
+                sampler_top_k: None,
+                teacher_draws: 0,
+                codec: "plain".into(),
+            },
         )]),
         student_config: object.clone(),
         student_tokenizer: object.clone(),

@@ -5,6 +5,7 @@
 //! - [`TrainRow`]: one rollout with its teacher scores, borrowed from the store's batch.
 //! - [`EstimatorConfig`]: what is minimised, as a pipeline names it; behind it the one interface, [`estimator::Estimator`].
 //! - [`chunked_head`]: logits, estimator and their gradient in one pass, with no `[tokens, vocabulary]` tensor kept.
+//! - [`exact_head`]: the same where the teacher is at hand, over the whole vocabulary.
 //! - [`AdamW`], [`Schedule`]: an optimizer whose moments are seen, saved and loaded.
 //! - [`StepReport`]: what each row looked like to the learner, and the metrics as numerators and denominators.
 //!
@@ -28,6 +29,7 @@
 mod adamw;
 mod error;
 pub mod estimator;
+mod exact_head;
 mod head;
 mod minibatch;
 mod moments;
@@ -39,6 +41,7 @@ mod schedule;
 pub use adamw::{AdamW, Moments, OptimizerConfig, Update};
 pub use error::{LearnError, Result};
 pub use estimator::EstimatorConfig;
+pub use exact_head::{TeacherStates, exact_head};
 pub use head::{Columns, HeadOutput, Positions, chunked_head};
 pub use minibatch::{Learner, LearnerSettings};
 pub use report::{RowReport, StepReport};

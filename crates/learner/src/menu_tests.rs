@@ -4,7 +4,7 @@ use super::*;
 use crate::estimator::oracle::{Position, assert_close, expectation};
 
 /// Every estimator; those with `true` have no gradient at p = q = b, whatever was drawn.
-const MENU: [(&str, bool); 17] = [
+const MENU: [(&str, bool); 24] = [
     (r#"{"name": "forward_kl", "top_k": 5}"#, true),
     (r#"{"name": "forward_kl", "top_k": 5, "tail": "drop"}"#, false),
     (r#"{"name": "reverse_kl_teacher_top_k", "top_k": 5}"#, true),
@@ -20,8 +20,15 @@ const MENU: [(&str, bool); 17] = [
     (r#"{"name": "reverse_kl_mc", "draws": 4, "correction": {"name": "truncated", "c": 1.5}}"#, true),
     (r#"{"name": "reverse_kl_mc", "draws": 4, "correction": "self_normalised"}"#, true),
     (r#"{"name": "reverse_kl_mc", "draws": 4, "correction": {"name": "ppo", "dual_clip": 3}}"#, true),
+    (r#"{"name": "reverse_kl_hybrid", "top_k": 3, "draws": 4}"#, true),
+    (r#"{"name": "reverse_kl_hybrid", "top_k": 3, "draws": 4, "head": "teacher_top_k", "baseline": "none"}"#, true),
+    (r#"{"name": "reverse_kl_hybrid", "top_k": 3, "draws": 4, "head": "union"}"#, true),
+    (r#"{"name": "reverse_kl_hybrid", "top_k": 3, "draws": 4, "baseline": "leave_one_out"}"#, true),
     (r#"{"name": "forward_kl_mc", "draws": 4}"#, false),
+    (r#"{"name": "forward_kl_mc", "draws": 4, "from": "teacher"}"#, false),
     (r#"{"name": "top_k_ppo", "top_k": 5}"#, true),
+    (r#"{"name": "exact", "divergence": "reverse_kl"}"#, true),
+    (r#"{"name": "exact", "divergence": "jsd", "beta": 0.3}"#, true),
 ];
 
 fn menu() -> impl Iterator<Item = (EstimatorConfig, bool)> {
@@ -36,7 +43,8 @@ fn norm(gradients: &[Tensor]) -> f64 {
 fn where_student_sampler_and_teacher_are_one_there_is_nothing_to_learn() {
     let student = network(7, false);
     let data = data(&student, &network(7, false), 0.8);
-    let learner = learner(student, LearnerSettings::default());
+    let mut learner = learner(student, LearnerSettings::default());
+    learner.set_teacher(Some(network(7, false))).unwrap();
     for (estimator, vanishes) in menu() {
         let (report, gradients) = learner.gradients(estimator.estimator(), &data.rows(0)).unwrap();
         let (report, norm) = (report.finish(None), norm(&gradients.unwrap()));
@@ -51,8 +59,11 @@ fn where_student_sampler_and_teacher_are_one_there_is_nothing_to_learn() {
 fn how_a_minibatch_is_cut_changes_nothing_for_any_of_them() {
     let data = data(&network(7, true), &network(8, true), 1.2);
     let rows = data.rows(1);
-    let cut =
-        |microbatch_tokens, head_chunk| learner(network(9, true), LearnerSettings { microbatch_tokens, head_chunk });
+    let cut = |microbatch_tokens, head_chunk| {
+        let mut learner = learner(network(9, true), LearnerSettings { microbatch_tokens, head_chunk });
+        learner.set_teacher(Some(network(8, true))).unwrap();
+        learner
+    };
     let (whole, pieces) = (cut(4096, 128), cut(9, 2));
     for (estimator, _) in menu() {
         let (report, expected) = whole.gradients(estimator.estimator(), &rows).unwrap();
@@ -73,6 +84,7 @@ fn each_of_them_brings_the_student_nearer_to_the_teacher() {
     let teacher = network(8, true);
     for (estimator, _) in menu() {
         let mut learner = learner(network(9, true), LearnerSettings::default());
+        learner.set_teacher(Some(network(8, true))).unwrap();
         let mut kl = Vec::new();
         for _ in 0..6 {
             let data = data(learner.student(), &teacher, 1.0);
@@ -112,4 +124,109 @@ fn forward_kl_mc_is_unbiased_at_the_staleness_that_real_steps_make() {
     let (value, gradient) = expectation(estimator.estimator(), &position, 1);
     assert!((value - position.forward_kl()).abs() < 1e-9);
     assert_close(&gradient, &((position.p() - position.q()) / 1.2), 1e-9);
+}
+
+/// What is stored of the draws when only those outside the sampler's top-k are kept.
+fn tail_only(sample: &Sample) -> Sample {
+    let draws = |t: usize| {
+        let lists = (sample.draw_ids.get(t), sample.draw_counts.get(t), sample.draw_logprobs.get(t));
+        let kept = (0..lists.0.len()).filter(move |j| !sample.sampler_top_ids.get(t).contains(&lists.0[*j]));
+        kept.map(move |j| (lists.0[j], lists.1[j], lists.2[j]))
+    };
+    let positions = 0..sample.response_ids.len();
+    Sample {
+        draw_ids: positions.clone().map(|t| draws(t).map(|draw| draw.0)).collect(),
+        draw_counts: positions.clone().map(|t| draws(t).map(|draw| draw.1)).collect(),
+        draw_logprobs: positions.map(|t| draws(t).map(|draw| draw.2)).collect(),
+        draws_taken: Some(sample.draw_counts.iter().map(|counts| counts.iter().sum()).collect()),
+        ..sample.clone()
+    }
+}
+
+#[test]
+fn draws_of_the_tail_are_all_that_the_hybrid_reads() {
+    let (sampler, teacher) = (network(7, true), network(8, true));
+    let mut data = data(&sampler, &teacher, 1.2);
+    let learner = learner(network(9, true), LearnerSettings::default());
+    let read = |json: &str| -> EstimatorConfig { serde_json::from_str(json).unwrap() };
+    let whole_heads = [
+        read(r#"{"name": "reverse_kl_hybrid", "top_k": 6, "draws": 4}"#),
+        read(r#"{"name": "reverse_kl_hybrid", "top_k": 6, "draws": 4, "baseline": "leave_one_out"}"#),
+        read(r#"{"name": "reverse_kl_hybrid", "top_k": 6, "draws": 4, "head": "union"}"#),
+    ];
+    let forward = read(r#"{"name": "forward_kl", "top_k": 5}"#);
+    let of = |data: &Data, estimator: &EstimatorConfig| {
+        let (report, gradients) = learner.gradients(estimator.estimator(), &data.rows(1)).unwrap();
+        (report.finish(None), gradients.unwrap())
+    };
+    let expected: Vec<_> = whole_heads.iter().map(|estimator| of(&data, estimator)).collect();
+    let kept: usize = data.samples.iter().map(|sample| sample.draw_ids.values().len()).sum();
+
+    data.samples = data.samples.iter().map(tail_only).collect();
+    let prompts: Vec<&[i32]> = data.prompts.iter().map(Vec::as_slice).collect();
+    let rows: Vec<ScoreRow> = prompts.iter().zip(&data.samples).map(|(p, s)| ScoreRow::new(p, s, 0)).collect();
+    let top_k = Some(TopK { mass: 1.0, max: 6, floor: 0.0 });
+    let params = ScoringParams { temperature: 1.2f32.into(), top_k, draws: 0, max_tokens_per_batch: 512 };
+    let scores = score(&teacher, &rows, &params).unwrap();
+    drop(rows);
+    data.scores = scores;
+    assert!(data.samples.iter().map(|sample| sample.draw_ids.values().len()).sum::<usize>() < kept / 2);
+    for (estimator, (report, gradients)) in whole_heads.iter().zip(&expected) {
+        let (found, d) = of(&data, estimator);
+        assert_same_gradients(&d, gradients, 1e-5);
+        for name in ["loss", "reverse_kl"] {
+            assert!((rate(&found, name) - rate(report, name)).abs() < 1e-6, "{estimator:?} {name}");
+        }
+    }
+    // Whatever is trained on, every position's reverse KL is the hybrid's, also where all draws were inside.
+    let (report, _) = of(&data, &forward);
+    assert_eq!(report.metrics["reverse_kl"].1 as usize, report.trained_tokens);
+    assert!((rate(&report, "reverse_kl") - rate(&expected[0].0, "reverse_kl")).abs() < 1e-6);
+
+    for (json, says) in [
+        (r#"{"name": "reverse_kl_mc", "draws": 4}"#, ["draws_taken", "all draws", "outside the sampler's top-k"]),
+        (r#"{"name": "forward_kl_mc", "draws": 4}"#, ["draws_taken", "all draws", "draws_kept"]),
+        (r#"{"name": "reverse_kl_hybrid", "top_k": 5, "draws": 4}"#, ["sampler_top_ids", "6 ids", "it takes 5"]),
+        (
+            r#"{"name": "reverse_kl_hybrid", "top_k": 6, "draws": 4, "head": "teacher_top_k"}"#,
+            ["draws_taken", "all draws", "outside the sampler's top-k"],
+        ),
+        (r#"{"name": "forward_kl_mc", "draws": 4, "from": "teacher"}"#, ["teacher_draw_ids", "score.draws", "none"]),
+    ] {
+        let row = &data.rows(0)[0];
+        let said = row.check(0, read(json).estimator().support(), 28).unwrap_err().to_string();
+        assert!(says.iter().all(|words| said.contains(words)), "{json}: {said}");
+    }
+}
+
+/// Over the whole vocabulary a stored top-k says what the teacher itself says.
+#[test]
+fn exact_is_what_a_top_k_of_all_ids_gives() {
+    let teacher = network(8, true);
+    let mut data = data(&network(7, true), &teacher, 1.2);
+    let rows: Vec<ScoreRow> = data.prompts.iter().zip(&data.samples).map(|(p, s)| ScoreRow::new(p, s, 0)).collect();
+    let top_k = Some(TopK { mass: 1.0, max: 28, floor: 0.0 });
+    let params = ScoringParams { temperature: 1.2f32.into(), top_k, draws: 0, max_tokens_per_batch: 512 };
+    let scores = score(&teacher, &rows, &params).unwrap();
+    drop(rows);
+    data.scores = scores;
+    let mut learner = learner(network(9, false), LearnerSettings { microbatch_tokens: 40, head_chunk: 5 });
+    let exact = |divergence: &str| -> EstimatorConfig {
+        serde_json::from_str(&format!(r#"{{"name": "exact", "divergence": "{divergence}"}}"#)).unwrap()
+    };
+    let said = learner.step(&exact("reverse_kl"), &data.rows(0)).unwrap_err().to_string();
+    assert!(said.contains("`estimator` is exact") && said.contains("no teacher is beside this learner"), "{said}");
+    learner.set_teacher(Some(teacher)).unwrap();
+    for (divergence, top_k) in
+        [("forward_kl", "forward_kl"), ("reverse_kl", "reverse_kl_teacher_top_k"), ("jsd", "jsd")]
+    {
+        let whole: EstimatorConfig = serde_json::from_str(&format!(r#"{{"name": "{top_k}", "top_k": 28}}"#)).unwrap();
+        let of = |estimator: &EstimatorConfig| learner.gradients(estimator.estimator(), &data.rows(1)).unwrap();
+        let ((report, found), (expected_report, expected)) = (of(&exact(divergence)), of(&whole));
+        assert_same_gradients(&found.unwrap(), &expected.unwrap(), 1e-4);
+        let (report, expected) = (report.finish(None), expected_report.finish(None));
+        assert!((rate(&report, "loss") - rate(&expected, "loss")).abs() < 1e-5);
+        assert!((rate(&report, "forward_kl") - rate(&expected, "forward_kl")).abs() < 1e-5);
+        assert_eq!(report.metrics["reverse_kl"].1 as usize, report.trained_tokens);
+    }
 }

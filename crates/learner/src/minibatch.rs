@@ -2,7 +2,8 @@
 
 use crate::{
     AdamW, EstimatorConfig, LearnError, OptimizerConfig, Result, StepReport,
-    estimator::{CrossEntropy, Estimator},
+    estimator::{CrossEntropy, Estimator, Support},
+    exact_head::{TeacherStates, exact_head},
     head::chunked_head,
     pack,
     report::Reporter,
@@ -51,6 +52,7 @@ pub struct Learner {
     student: Transformer,
     optimizer: AdamW,
     settings: LearnerSettings,
+    teacher: Option<Transformer>,
 }
 
 impl Learner {
@@ -61,7 +63,7 @@ impl Learner {
     pub fn new(student: Transformer, optimizer: OptimizerConfig, settings: LearnerSettings) -> Result<Self> {
         settings.validate()?;
         let optimizer = AdamW::new(optimizer, &student.parameters())?;
-        Ok(Self { student, optimizer, settings })
+        Ok(Self { student, optimizer, settings, teacher: None })
     }
 
     /// The student.
@@ -77,6 +79,30 @@ impl Learner {
     /// The student alone; the moments are given up.
     pub fn into_student(self) -> Transformer {
         self.student
+    }
+
+    /// Puts the teacher of the rows beside the student, on the student's device, for an estimator over the whole vocabulary.
+    ///
+    /// # Errors
+    /// A teacher of another vocabulary.
+    pub fn set_teacher(&mut self, teacher: Option<Transformer>) -> Result<()> {
+        let (expected, found) = (self.student.real_vocab(), teacher.as_ref().map(Transformer::real_vocab));
+        if let Some(found) = found.filter(|found| *found != expected) {
+            let expected = format!("one with the student's vocabulary of {expected} ids");
+            return Err(LearnError::Setting { key: "teacher.model", expected, found: format!("one with {found}") });
+        }
+        self.teacher = teacher;
+        Ok(())
+    }
+
+    /// Whether a teacher is beside the student.
+    pub fn has_teacher(&self) -> bool {
+        self.teacher.is_some()
+    }
+
+    /// Takes the teacher away again.
+    pub fn take_teacher(&mut self) -> Option<Transformer> {
+        self.teacher.take()
     }
 
     /// The optimizer.
@@ -132,7 +158,15 @@ impl Learner {
         estimator: &dyn Estimator,
         rows: &[TrainRow],
     ) -> Result<(Reporter, Option<Vec<Tensor>>)> {
-        let mut report = Reporter::new(rows);
+        let teacher = match (estimator.support(), &self.teacher) {
+            (Support::Vocabulary, None) => {
+                let expected = "one whose scores are stored: no teacher is beside this learner".into();
+                return Err(LearnError::Setting { key: "estimator", expected, found: estimator.name().into() });
+            }
+            (Support::Vocabulary, teacher) => teacher.as_ref(),
+            _ => None,
+        };
+        let mut report = Reporter::new(rows, teacher.is_some());
         let trained: usize =
             rows.iter().map(|row| (0..row.response_ids.len()).filter(|t| row.is_trained(*t)).count()).sum();
         if trained == 0 {
@@ -159,7 +193,8 @@ impl Learner {
                     [row.prompt_ids, &row.response_ids[..row.response_ids.len() - 1]].concat()
                 })
                 .collect();
-            let hidden = self.student.hidden(&self.student.right_padded(&inputs)?)?;
+            let inputs = self.student.right_padded(&inputs)?;
+            let hidden = self.student.hidden(&inputs)?;
             let at: Vec<i64> = places.iter().map(|place| place.hidden).collect();
             let at = Tensor::f_from_slice(&at)?.f_to_device(self.student.device())?;
             let hidden = hidden.f_flatten(0, 1)?.f_index_select(0, &at)?;
@@ -167,8 +202,14 @@ impl Learner {
             let mut d_weight = gradients[head_index].f_narrow(0, 0, real_vocab)?;
             let scale = 1.0 / trained as f64;
             let chunk = self.settings.head_chunk;
-            let output =
-                chunked_head(&hidden.f_detach()?, &weight, &positions, estimator, scale, chunk, &mut d_weight)?;
+            let states = hidden.f_detach()?;
+            let output = match teacher {
+                Some(teacher) => {
+                    let teacher = teacher_states(teacher, &inputs, &at, real_vocab)?;
+                    exact_head(&states, &weight, &teacher, &positions, estimator, scale, chunk, &mut d_weight)?
+                }
+                None => chunked_head(&states, &weight, &positions, estimator, scale, chunk, &mut d_weight)?,
+            };
             if let Some((i, fault)) = output.fault {
                 let (row, position) = (places[i].row, places[i].t);
                 return Err(LearnError::Fault { row, position, estimator: estimator.name(), fault });
@@ -187,6 +228,13 @@ impl Learner {
         }
         Ok((report, Some(gradients)))
     }
+}
+
+/// What the teacher computes of `inputs` `[B, T]` at the places `at` among `[B * T]`.
+fn teacher_states(teacher: &Transformer, inputs: &Tensor, at: &Tensor, real_vocab: i64) -> Result<TeacherStates> {
+    let _guard = tch::no_grad_guard();
+    let hidden = teacher.hidden(inputs)?.f_flatten(0, 1)?.f_index_select(0, at)?;
+    Ok(TeacherStates { hidden, weight: teacher.head().f_narrow(0, 0, real_vocab)? })
 }
 
 fn zeros(parameter: &Tensor) -> Result<Tensor> {

@@ -45,19 +45,21 @@ fn data(sampler: &Transformer, teacher: &Transformer, temperature: f32) -> Data 
     let prompts: Vec<Vec<i32>> = (0..6).map(|i| (0..=i % 4).map(|j| 3 + (5 * i + 7 * j) % 25).collect()).collect();
     let requests: Vec<Prompt> =
         prompts.iter().enumerate().map(|(i, ids)| Prompt { ids: ids.clone(), seed: i as u64 }).collect();
-    let top_k = TopK { mass: 1.0, max: 6 };
+    let top_k = TopK { mass: 1.0, max: 6, floor: 0.0 };
     let params = SamplingParams {
         temperature: f64::from(temperature),
         top_p: 1.0,
         max_new_tokens: 9,
         eos: vec![EOS],
         draws: 4,
+        draws_kept: record::DrawsKept::All,
         top_k: Some(top_k),
     };
     let samples = sample(sampler, &requests, &params).unwrap();
     let rows: Vec<ScoreRow> =
-        prompts.iter().zip(&samples).map(|(prompt, sample)| ScoreRow::new(prompt, sample)).collect();
-    let params = ScoringParams { temperature: f64::from(temperature), top_k, max_tokens_per_batch: 512 };
+        requests.iter().zip(&samples).map(|(prompt, sample)| ScoreRow::new(&prompt.ids, sample, prompt.seed)).collect();
+    let params =
+        ScoringParams { temperature: f64::from(temperature), top_k: Some(top_k), draws: 4, max_tokens_per_batch: 512 };
     let scores = score(teacher, &rows, &params).unwrap();
     Data { prompts, samples, scores, temperature }
 }
@@ -187,9 +189,13 @@ fn all_sampled_tokens_are_trained_and_seen_as_the_scorer_sees_them() {
     let student = network(7, true);
     let data = data(&student, &network(8, true), 1.2);
     assert!(data.samples.iter().any(|s| s.response_ids.last() == Some(&EOS)), "no EOS in the test's rollouts");
-    let rows: Vec<ScoreRow> = data.prompts.iter().zip(&data.samples).map(|(p, s)| ScoreRow::new(p, s)).collect();
-    let params =
-        ScoringParams { temperature: 1.2f32.into(), top_k: TopK { mass: 1.0, max: 1 }, max_tokens_per_batch: 512 };
+    let rows: Vec<ScoreRow> = data.prompts.iter().zip(&data.samples).map(|(p, s)| ScoreRow::new(p, s, 0)).collect();
+    let params = ScoringParams {
+        temperature: 1.2f32.into(),
+        top_k: Some(TopK { mass: 1.0, max: 1, floor: 0.0 }),
+        draws: 0,
+        max_tokens_per_batch: 512,
+    };
     let seen = score(&student, &rows, &params).unwrap();
     let report = learner(student, LearnerSettings::default()).step(&MC, &data.rows(0)).unwrap();
     assert_eq!(report.trained_tokens, data.samples.iter().map(|s| s.response_ids.len()).sum::<usize>());
@@ -407,8 +413,15 @@ fn cross_entropy_learns_one_batch_by_heart() {
     assert!(!report.metrics.contains_key("is/mean") && !report.metrics.contains_key("reverse_kl"));
     // It says by heart what it was taught, EOS included.
     let prompts: Vec<Prompt> = rows.iter().map(|(prompt, _)| Prompt { ids: prompt.to_vec(), seed: 0 }).collect();
-    let greedy =
-        SamplingParams { temperature: 0.0, top_p: 1.0, max_new_tokens: 8, eos: vec![EOS], draws: 0, top_k: None };
+    let greedy = SamplingParams {
+        temperature: 0.0,
+        top_p: 1.0,
+        max_new_tokens: 8,
+        eos: vec![EOS],
+        draws: 0,
+        draws_kept: record::DrawsKept::All,
+        top_k: None,
+    };
     for (sample, (_, completion)) in sample(learner.student(), &prompts, &greedy).unwrap().iter().zip(&rows) {
         assert_eq!(sample.response_ids, *completion);
     }

@@ -59,7 +59,7 @@ impl Estimator for ReverseKlMc {
     }
 
     fn needs(&self) -> Needs {
-        Needs { draws: self.draws, whole_distribution: true, ..Needs::default() }
+        Needs { draws: self.draws, whole_distribution: true, all_draws: true, ..Needs::default() }
     }
 
     fn validate(&self) -> Result<()> {
@@ -81,7 +81,7 @@ impl Estimator for ReverseKlMc {
             value: terms.sum_dim_intlist([1i64].as_slice(), false, None),
             coefficients: selected(-(&draws.share * weights * advantage)),
             tallies: [clamped].into_iter().chain(cut.map(|cut| draws.rate("is/clip_frac", &cut))).collect(),
-            faults: draws.faults(candidates),
+            faults: draws.faults(candidates, log_b),
         }
     }
 }
@@ -117,13 +117,11 @@ impl Draws {
         Tally { name, numerator, denominator: self.counts.sum(None) }
     }
 
-    /// Positions without a draw, and those with one that somebody holds impossible.
-    pub fn faults(&self, candidates: &Candidates) -> Vec<(Fault, Tensor)> {
-        let Candidates { mask, learner_logprobs, teacher_logprobs, sampler_logprobs, .. } = candidates;
-        let finite = learner_logprobs
-            .isfinite()
-            .logical_and(&teacher_logprobs.isfinite())
-            .logical_and(&sampler_logprobs.isfinite());
+    /// Positions without a draw, and those with one that learner, teacher or whoever drew it holds impossible.
+    pub fn faults(&self, candidates: &Candidates, drawn_by: &Tensor) -> Vec<(Fault, Tensor)> {
+        let Candidates { mask, learner_logprobs, teacher_logprobs, .. } = candidates;
+        let finite =
+            learner_logprobs.isfinite().logical_and(&teacher_logprobs.isfinite()).logical_and(&drawn_by.isfinite());
         let impossible = mask.logical_and(&finite.logical_not()).any_dim(1, false);
         let none = self.counts.sum_dim_intlist([1i64].as_slice(), false, None).eq(0.0);
         vec![(Fault::NoDraw, none), (Fault::ImpossibleDraw, impossible)]

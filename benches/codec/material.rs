@@ -55,7 +55,7 @@ impl Set {
 
     /// The fewest that reach `mass`, as `score.top_k_mass` has it, and at most 128.
     pub fn by_mass(&self, mass: f64) -> Self {
-        let cut = TopK { mass, max: LONGEST };
+        let cut = TopK { mass, max: LONGEST, floor: 0.0 };
         self.map(format!("mass {mass}"), |_, column| {
             let mut out = TopColumn::default();
             for row in 0..column.layout.rows() {
@@ -172,6 +172,7 @@ fn sampled(folder: &Path, teacher: &Transformer) -> Result<Vec<Sequence>, AnyErr
         max_new_tokens: 64,
         eos: tokenizer.eos_ids().to_vec(),
         draws: 0,
+        draws_kept: Default::default(),
         top_k: None,
     };
     let mut sequences = Vec::new();
@@ -193,8 +194,12 @@ fn scores(teacher: &Transformer, rows: &[Sequence]) -> Result<TopColumn, AnyErro
             sampler_top_ids: &none,
         })
         .collect();
-    let params =
-        ScoringParams { temperature: 1.0, top_k: TopK { mass: 1.0, max: LONGEST }, max_tokens_per_batch: 2048 };
+    let params = ScoringParams {
+        temperature: 1.0,
+        top_k: Some(TopK { mass: 1.0, max: LONGEST, floor: 0.0 }),
+        draws: 0,
+        max_tokens_per_batch: 2048,
+    };
     let mut column = TopColumn::default();
     for score in model::score(teacher, &rows, &params)? {
         for list in score.teacher_top_ids.iter() {

@@ -53,7 +53,7 @@ pub fn measure(
         if (&stored.layout, &stored.ids) != (&decoded.layout, &decoded.ids) {
             return Err(format!("{name}: other ids came back").into());
         }
-        kl.extend((0..stored.layout.positions()).map(|t| divergence(stored, decoded, t)));
+        kl.extend(codec::divergence(stored, decoded));
     }
     kl.sort_by(f64::total_cmp);
     let (entries, bytes) = (set.entries() as f64, packed.iter().map(Vec::len).sum::<usize>() as f64);
@@ -81,19 +81,4 @@ pub fn measure(
         line.decode / 1e6
     );
     Ok(line)
-}
-
-/// KL(stored || decoded) in nats over the entries of position `t` and one bucket for all that is outside. It is the
-/// divergence over the whole vocabulary if inside that bucket the decoded distribution is taken to be spread as the stored one is.
-/// The stored side is normalised in float64: its float32 rounding, about 1e-7, is no error of the codec.
-fn divergence(stored: &TopColumn, decoded: &TopColumn, t: usize) -> f64 {
-    let range = stored.layout.list(t);
-    let all = |column: &TopColumn| -> Vec<f64> {
-        column.logprobs[range.clone()].iter().chain([&column.tails[t]]).map(|x| f64::from(*x)).collect()
-    };
-    let (p, q) = (all(stored), all(decoded));
-    let sum = |logs: &[f64]| logs.iter().map(|x| x.exp()).sum::<f64>();
-    let (p_sum, q_sum) = (sum(&p), sum(&q));
-    let terms = p.iter().zip(&q).filter(|(p, _)| p.is_finite());
-    terms.map(|(p, q)| p.exp() / p_sum * (p - p_sum.ln() - q + q_sum.ln())).sum::<f64>()
 }

@@ -36,6 +36,11 @@ impl Level {
             Level::Compact => "compact",
         }
     }
+
+    /// The level of that name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|level| level.name() == name)
+    }
 }
 
 /// What a packed column holds.

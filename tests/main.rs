@@ -2,6 +2,7 @@
 //!
 //! - [`arith`]: the pipeline in the repository keeps its promises;
 //! - [`bad_input`]: what is wrong is said before any work, and nothing is written;
+//! - [`codec`]: packed scores and rollouts, read as plain ones;
 //! - [`collect`]: a store as a data set, and policies as Hugging Face directories;
 //! - [`crash`]: jobs killed between object and commit, and at any moment;
 //! - [`full_disk`]: a store that is full, and goes on once there is room;
@@ -16,6 +17,7 @@
 
 mod arith;
 mod bad_input;
+mod codec;
 mod collect;
 mod crash;
 mod full_disk;

@@ -2,9 +2,10 @@
 
 use crate::{AnyError, material::Set};
 use codec::TopColumn;
-use std::time::Instant;
 
-const REPETITIONS: usize = 5;
+/// Repetitions, as far as `PATIENCE` goes.
+const REPETITIONS: usize = 7;
+const PATIENCE_S: f64 = 3.0;
 
 /// A row of the table.
 pub struct Line {
@@ -37,17 +38,10 @@ pub fn measure(
     encode: impl Fn(&Set, usize) -> Result<Vec<u8>, AnyError>,
     decode: impl Fn(&[u8], &Set, usize) -> Result<TopColumn, AnyError>,
 ) -> Result<Line, AnyError> {
-    let (mut encode_s, mut decode_s) = (Vec::new(), Vec::new());
-    let (mut packed, mut unpacked) = (Vec::new(), Vec::new());
-    for _ in 0..REPETITIONS {
-        let start = Instant::now();
-        packed = (0..set.batches.len()).map(|batch| encode(set, batch)).collect::<Result<Vec<_>, _>>()?;
-        encode_s.push(start.elapsed().as_secs_f64());
-        let start = Instant::now();
-        unpacked =
-            (0..set.batches.len()).map(|batch| decode(&packed[batch], set, batch)).collect::<Result<Vec<_>, _>>()?;
-        decode_s.push(start.elapsed().as_secs_f64());
-    }
+    let batches = 0..set.batches.len();
+    let (encode_s, packed) = timed(|| batches.clone().map(|batch| encode(set, batch)).collect::<Result<Vec<_>, _>>())?;
+    let (decode_s, unpacked) =
+        timed(|| batches.clone().map(|batch| decode(&packed[batch], set, batch)).collect::<Result<Vec<_>, _>>())?;
     let mut kl = Vec::new();
     for (stored, decoded) in set.batches.iter().zip(&unpacked) {
         if (&stored.layout, &stored.ids) != (&decoded.layout, &decoded.ids) {
@@ -57,10 +51,6 @@ pub fn measure(
     }
     kl.sort_by(f64::total_cmp);
     let (entries, bytes) = (set.entries() as f64, packed.iter().map(Vec::len).sum::<usize>() as f64);
-    let median = |mut seconds: Vec<f64>| {
-        seconds.sort_by(f64::total_cmp);
-        entries / seconds[REPETITIONS / 2]
-    };
     let line = Line {
         name: name.into(),
         vocabulary: set.vocabulary_name(),
@@ -68,8 +58,8 @@ pub fn measure(
         bytes_per_entry: bytes / entries,
         kl_mean: kl.iter().sum::<f64>() / kl.len() as f64,
         kl_p99: kl[kl.len() * 99 / 100],
-        encode: median(encode_s),
-        decode: median(decode_s),
+        encode: entries / encode_s,
+        decode: entries / decode_s,
     };
     println!(
         " {name:<24} {:>8.3} {:>11.1}   {:>8.1e}   {:>8.1e}   {:>19.1} {:>10.1}",
@@ -81,4 +71,27 @@ pub fn measure(
         line.decode / 1e6
     );
     Ok(line)
+}
+
+/// What this thread had of a processor so far, seconds: other work on the machine does not count.
+fn cpu_seconds() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a timespec of ours, and every Linux thread has this clock.
+    let outcome = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    assert_eq!(outcome, 0, "no clock of the thread's processor time");
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+}
+
+/// The median time that `work` takes, and what it gives.
+fn timed<T>(work: impl Fn() -> Result<T, AnyError>) -> Result<(f64, T), AnyError> {
+    let mut seconds = Vec::new();
+    loop {
+        let start = cpu_seconds();
+        let result = work()?;
+        seconds.push(cpu_seconds() - start);
+        if seconds.len() == REPETITIONS || seconds.iter().sum::<f64>() > PATIENCE_S {
+            seconds.sort_by(f64::total_cmp);
+            return Ok((seconds[seconds.len() / 2], result));
+        }
+    }
 }

@@ -192,6 +192,7 @@ fn scores(teacher: &Transformer, rows: &[Sequence]) -> Result<TopColumn, AnyErro
             response_ids,
             draw_ids: &none,
             sampler_top_ids: &none,
+            seed: 0,
         })
         .collect();
     let params = ScoringParams {

@@ -7,7 +7,7 @@
 //! turn: what else the machine does meanwhile falls on all of them. `OPD_BENCH_VOCAB=151936` names other vocabularies.
 
 use learner::{
-    Columns, Positions, chunked_head,
+    Columns, Positions, Proximal, chunked_head,
     estimator::{Advantage, Candidates, Correction, Estimator, ReverseKlMc, Support},
 };
 use std::{
@@ -194,7 +194,14 @@ impl Inputs {
         Self {
             hidden,
             weight,
-            positions: Positions { token_ids, temperature, support, draws: None, teacher_top_k: None },
+            positions: Positions {
+                token_ids,
+                temperature,
+                support,
+                draws: None,
+                teacher_top_k: None,
+                proximal: Proximal::Unknown,
+            },
         }
     }
 }
@@ -222,6 +229,8 @@ fn autograd(inputs: &Inputs) -> (Tensor, Tensor) {
         draws: support.draws.shallow_clone(),
         counts: support.counts.shallow_clone(),
         learner_logprobs: log_p.detach(),
+        // RULE asks for no proximal pass.
+        proximal_logprobs: log_p.full_like(f64::NAN),
         teacher_logprobs: support.teacher_logprobs.shallow_clone(),
         sampler_logprobs: support.sampler_logprobs.shallow_clone(),
         learner_tail: support.teacher_tail.shallow_clone(),

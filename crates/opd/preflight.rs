@@ -9,6 +9,7 @@ use crate::{
     identity::model_digest,
     model_files, score_set, teachers,
 };
+use learner::estimator::Pass;
 use model::{Device, ModelConfig, Tokenizer, Transformer};
 use prompts::check_prompts;
 use record::{Digest, DrawsKept, PromptSet};
@@ -162,6 +163,18 @@ pub fn check_settings(pipeline: &Pipeline) -> Result<()> {
         );
         return fault(what, "a checkpoint needs the weights of its version: make it a multiple of publish_every");
     }
+    if let Pass::Proximal { minibatches } = learn.estimator.estimator().pass()
+        && !learn.checkpoint_every.is_multiple_of(minibatches)
+    {
+        let what = format!(
+            "learn.checkpoint_every is {}, learn.estimator.correction.minibatches is {minibatches}",
+            learn.checkpoint_every
+        );
+        return fault(
+            what,
+            "a learner that resumes amid a batch has lost the weights from before it: make checkpoint_every a multiple of minibatches",
+        );
+    }
     if !(pipeline.run.claim_timeout_s > 0.0 && pipeline.run.claim_timeout_s.is_finite()) {
         return fault(format!("run.claim_timeout_s is {}", pipeline.run.claim_timeout_s), "it must be above 0");
     }
@@ -244,3 +257,6 @@ fn with_all_eos(dir: &Path, eos: &[i32]) -> Result<String> {
 fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(|error| CommandError::new(format!("`{}`: {error}", path.display())))
 }
+
+#[cfg(test)]
+mod tests;

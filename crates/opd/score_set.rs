@@ -54,3 +54,47 @@ pub fn lacks_draws(kept: DrawsKept, top_k: u32, needs: &Needs) -> Option<(String
         (what, format!("set estimator.top_k = {top_k}"))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A store says what it holds; one of an earlier program says nothing of the sampler's top-k or of what later ones added.
+    #[test]
+    fn a_score_set_of_an_earlier_program_is_read_and_believed() {
+        let old: ScoreSet =
+            serde_json::from_str(r#"{"top_k_mass": 0.999, "top_k_max": 8, "draws": 4, "codec": "plain"}"#).unwrap();
+        assert_eq!((old.draws_kept, old.sampler_top_k, old.teacher_draws), (DrawsKept::All, None, 0));
+        let said = |set: &ScoreSet, estimator: &str| {
+            let estimator: EstimatorConfig = serde_json::from_str(estimator).unwrap();
+            check("runs/old", "main", set, &estimator).err().map(|error| error.to_string())
+        };
+        let hybrid = r#"{"name": "reverse_kl_hybrid", "top_k": 4, "draws": 4}"#;
+        assert_eq!(said(&old, hybrid), None, "its rows will tell");
+        for (estimator, says) in [
+            (r#"{"name": "forward_kl", "top_k": 9}"#, ["reads 9 of `teacher_top_ids`", "`main` of `runs/old` keeps 8"]),
+            (r#"{"name": "reverse_kl_mc", "draws": 5}"#, ["reads 5 of `draw_teacher_logprobs`", "keeps 4"]),
+            (
+                r#"{"name": "forward_kl_mc", "draws": 2, "from": "teacher"}"#,
+                ["reads 2 of `teacher_draw_ids`", "keeps 0"],
+            ),
+        ] {
+            let said = said(&old, estimator).unwrap();
+            assert!(says.iter().all(|words| said.contains(words)) && said.contains("hint:"), "{said}");
+        }
+        // What is not used is not written: an earlier program reads it.
+        assert_eq!(
+            serde_json::to_string(&old).unwrap(),
+            r#"{"top_k_mass":0.999,"top_k_max":8,"draws":4,"codec":"plain"}"#
+        );
+        let new = ScoreSet {
+            sampler_top_k: Some(record::SamplerTopK { mass: 1.0, max: 3, floor: 0.0 }),
+            draws_kept: DrawsKept::Tail,
+            ..old
+        };
+        let too_many = said(&new, hybrid).unwrap();
+        assert!(too_many.contains("reads 4 of `sampler_top_ids`") && too_many.contains("keeps 3"), "{too_many}");
+        let all = said(&new, r#"{"name": "reverse_kl_mc", "draws": 4}"#).unwrap();
+        assert!(all.contains("reads all draws") && all.contains("`draw_ids` of the tail alone"), "{all}");
+    }
+}

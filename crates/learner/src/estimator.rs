@@ -7,10 +7,12 @@
 
 mod correction;
 mod cross_entropy;
+mod decoupled_ppo;
 mod exact;
 mod forward_kl;
 mod forward_kl_mc;
 mod jsd;
+mod m2po;
 #[cfg(test)]
 pub(crate) mod oracle;
 mod over_support;
@@ -23,10 +25,12 @@ mod top_k_ppo;
 
 pub use correction::Correction;
 pub use cross_entropy::CrossEntropy;
+pub use decoupled_ppo::DecoupledPpo;
 pub use exact::{Exact, ExactDivergence};
 pub use forward_kl::ForwardKl;
 pub use forward_kl_mc::{DrawnFrom, ForwardKlMc};
 pub use jsd::Jsd;
+pub use m2po::M2po;
 pub use over_support::{Tail, TopKOf};
 pub use ppo::Clip;
 pub use reverse_kl_hybrid::{Baseline, Head, ReverseKlHybrid};
@@ -86,6 +90,8 @@ pub struct Candidates {
     pub draws: Tensor,
     /// log p of the learner's current student, `[N, J]`.
     pub learner_logprobs: Tensor,
+    /// log p of the proximal weights, `[N, J]`; NaN without [`Pass::Proximal`].
+    pub proximal_logprobs: Tensor,
     /// log q of the teacher, `[N, J]`.
     pub teacher_logprobs: Tensor,
     /// log b of the student that sampled, `[N, J]`.
@@ -170,6 +176,22 @@ pub enum Divergence {
     ForwardKl,
 }
 
+/// What must be known of the whole minibatch before its positions can be ruled on: a pass over all of its microbatches without
+/// gradients, which keeps log-probabilities at the candidates only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Nothing: positions are ruled on one by one.
+    None,
+    /// All candidates under the current student; [`Estimator::settle`] makes the rule of this minibatch from them.
+    Statistics,
+    /// [`Candidates::proximal_logprobs`]: the candidates under the weights from before the first of these many minibatches in a
+    /// row. The first of them needs no pass: there the proximal weights are the current ones.
+    Proximal {
+        /// Optimizer steps that have the proximal weights in common, 1 or more.
+        minibatches: u64,
+    },
+}
+
 /// A rule from log-probabilities to coefficients.
 pub trait Estimator: Send + Sync + std::fmt::Debug {
     /// Its name in pipelines and messages.
@@ -202,6 +224,17 @@ pub trait Estimator: Send + Sync + std::fmt::Debug {
     /// [`LearnError::Setting`] with the key.
     fn validate(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// What it needs to know of the whole minibatch first; by default nothing.
+    fn pass(&self) -> Pass {
+        Pass::None
+    }
+
+    /// The rule of one minibatch, from all its candidates in any cut; `None`: it is this one. Asked for after
+    /// [`Pass::Statistics`] only. Candidates that are not finite are passed over: they are refused when they are ruled on.
+    fn settle(&self, _minibatch: &[Candidates]) -> Option<Box<dyn Estimator>> {
+        None
     }
 
     /// The rule. Tensors may be of any kind of float; what comes back has the same.

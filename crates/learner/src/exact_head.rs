@@ -103,6 +103,7 @@ fn vocabulary(log_p: Tensor, log_q: Tensor) -> Result<Candidates> {
         counts: wide(1.0)?,
         draws: narrow(f64::NAN)?,
         sampler_logprobs: wide(f64::NAN)?,
+        proximal_logprobs: wide(f64::NAN)?,
         learner_tail: narrow(f64::NEG_INFINITY)?,
         teacher_tail: narrow(f64::NEG_INFINITY)?,
         learner_logprobs: log_p,
@@ -147,6 +148,7 @@ mod tests {
                 support: unused(),
                 draws: None,
                 teacher_top_k: None,
+                proximal: crate::Proximal::Unknown,
             };
             let log_q = (teacher.hidden.matmul(&teacher.weight.tr()) / temperature.unsqueeze(1)).log_softmax(1, Kind::Double);
             for divergence in [ExactDivergence::ReverseKl, ExactDivergence::ForwardKl, ExactDivergence::SkewedKl] {

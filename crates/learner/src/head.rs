@@ -75,6 +75,29 @@ pub struct Positions {
     pub draws: Option<Columns>,
     /// The teacher's top-k as stored, for the forward KL that is reported; `None` where no row has any.
     pub teacher_top_k: Option<Columns>,
+    /// log p of the proximal weights at what the estimator looks at.
+    pub proximal: Proximal,
+}
+
+/// Where log p of the proximal weights comes from.
+#[derive(Debug)]
+pub enum Proximal {
+    /// Nobody asked for it: NaN.
+    Unknown,
+    /// The proximal weights are the current ones.
+    Learner,
+    /// An earlier pass, `[N, J]`, float64.
+    Gathered(Tensor),
+}
+
+impl Proximal {
+    fn logprobs(&self, of: &Candidates, start: i64, length: i64) -> Result<Tensor> {
+        Ok(match self {
+            Self::Unknown => of.learner_logprobs.f_full_like(f64::NAN)?,
+            Self::Learner => of.learner_logprobs.shallow_clone(),
+            Self::Gathered(logprobs) => logprobs.f_narrow(0, start, length)?,
+        })
+    }
 }
 
 /// What the head gives back for N positions; all without autograd.
@@ -125,7 +148,8 @@ pub fn chunked_head(
         let mut student = Softmax::new(&scaled, weight)?;
 
         let support = positions.support.narrow(start, length)?;
-        let ids = student.candidates(&support)?;
+        let mut ids = student.candidates(&support)?;
+        ids.proximal_logprobs = positions.proximal.logprobs(&ids, start, length)?;
         let ruling = estimator.rule(&ids);
         if fault.is_none() {
             fault = first_fault(&ruling)?.map(|(at, fault)| (start as usize + at, fault));
@@ -173,6 +197,23 @@ pub fn chunked_head(
         tallies,
         fault,
     })
+}
+
+/// The candidates of `positions`, a chunk of them after the other, under a network with hidden states `[N, D]` and head `weight`:
+/// the forward half of [`chunked_head`].
+///
+/// # Errors
+/// Only what libtorch refuses.
+pub(crate) fn gather(hidden: &Tensor, weight: &Tensor, positions: &Positions, chunk: usize) -> Result<Vec<Candidates>> {
+    let _guard = tch::no_grad_guard();
+    let (n, chunk) = (hidden.size2()?.0, chunk.max(1) as i64);
+    let chunk_at = |start: i64| {
+        let length = chunk.min(n - start);
+        let cut = |t: &Tensor| t.f_narrow(0, start, length);
+        let inverse = cut(&positions.temperature)?.f_to_kind(hidden.kind())?.f_reciprocal()?.f_unsqueeze(1)?;
+        Softmax::new(&cut(hidden)?.f_mul(&inverse)?, weight)?.candidates(&positions.support.narrow(start, length)?)
+    };
+    (0..n).step_by(chunk as usize).map(chunk_at).collect()
 }
 
 /// The rules of the two divergences that are reported whatever is trained on; they read all that is cached. A mean over the
@@ -237,6 +278,7 @@ impl Softmax {
             draws: double(&columns.draws)?,
             teacher_logprobs: double(&columns.teacher_logprobs)?,
             sampler_logprobs: double(&columns.sampler_logprobs)?,
+            proximal_logprobs: learner_logprobs.f_full_like(f64::NAN)?,
             learner_logprobs,
             learner_tail,
             teacher_tail,

@@ -66,6 +66,7 @@ fn case_of(seed: u64, vocab: i64, support: Support) -> Case {
         support: columns(support),
         draws: Some(columns(Support::Draws)),
         teacher_top_k: Some(columns(Support::TeacherTopK { k: 64 })),
+        proximal: Proximal::Unknown,
     };
     Case { hidden, weight, positions }
 }
@@ -112,6 +113,7 @@ fn reference(case: &Case, estimator: &dyn Estimator, scale: f64) -> Reference {
             draws: p.support.draws.copy(),
             counts: p.support.counts.copy(),
             learner_logprobs: at.detach(),
+            proximal_logprobs: at.full_like(f64::NAN),
             teacher_logprobs: teacher_logprobs.copy(),
             sampler_logprobs: p.support.sampler_logprobs.copy(),
             learner_tail: tail.detach(),
@@ -267,6 +269,7 @@ fn a_confident_student_gets_an_exact_gradient() {
         support: columns(),
         draws: None,
         teacher_top_k: None,
+        proximal: Proximal::Unknown,
     };
     let case = Case { hidden, weight, positions };
     let expected = reference(&case, &FORWARD_KL, 1.0);

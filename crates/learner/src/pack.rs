@@ -5,7 +5,7 @@ mod head_and_draws;
 use crate::{
     Result,
     estimator::{Head, Support},
-    head::{Columns, Positions},
+    head::{Columns, Positions, Proximal},
     row::{CandidateLists, TrainRow},
 };
 use tch::{Device, Tensor};
@@ -66,6 +66,7 @@ pub(crate) fn positions(rows: &[TrainRow], places: &[Place], support: Support, d
         support: columns(rows, places, support, device)?,
         draws: report(rows.iter().any(draws), reported)?,
         teacher_top_k: report(rows.iter().any(top_k), Support::TeacherTopK { k: usize::MAX })?,
+        proximal: Proximal::Unknown,
     })
 }
 

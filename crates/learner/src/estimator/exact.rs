@@ -109,7 +109,8 @@ mod tests {
                 let m = &q * beta + p * (1.0 - beta);
                 kl(&q, &m) * beta + kl(p, &m) * (1.0 - beta)
             };
-            let of: [(Exact, &dyn Fn(&Tensor) -> Tensor); 5] = [
+            type OfP<'a> = &'a dyn Fn(&Tensor) -> Tensor;
+            let of: [(Exact, OfP); 5] = [
                 (exact(ExactDivergence::ForwardKl), &|p| kl(&q, p)),
                 (exact(ExactDivergence::ReverseKl), &|p| kl(p, &q)),
                 (exact(ExactDivergence::SkewedKl), &|p| (kl(&q, p) + kl(p, &q)) * 0.5),

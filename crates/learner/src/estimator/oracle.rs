@@ -49,6 +49,11 @@ impl Position {
         (&self.sampler_logits / self.temperature).softmax(0, Kind::Double)
     }
 
+    /// The student's distribution half way from b to p: what it is after some of the steps that lie between the two.
+    pub fn proximal(&self) -> Tensor {
+        ((&self.learner_logits + &self.sampler_logits) / (2.0 * self.temperature)).softmax(0, Kind::Double)
+    }
+
     pub fn forward_kl(&self) -> f64 {
         (self.q() * (self.q().log() - self.p().log())).sum(None).double_value(&[])
     }
@@ -93,6 +98,7 @@ impl Position {
             counts: Tensor::from_slice(counts).to_kind(Kind::Double).unsqueeze(0),
             draws: Tensor::from_slice(&[counts.iter().sum::<i64>() as f64]),
             learner_logprobs: at(self.p()),
+            proximal_logprobs: at(self.proximal()),
             teacher_logprobs: at(self.q()),
             sampler_logprobs: at(self.b()),
             learner_tail: tail(self.p()),
@@ -132,6 +138,7 @@ impl Candidates {
             in_head: self.in_head.constant_pad_nd([0, extra].as_slice()),
             counts: pad(self.counts),
             learner_logprobs: pad(self.learner_logprobs),
+            proximal_logprobs: pad(self.proximal_logprobs),
             teacher_logprobs: pad(self.teacher_logprobs),
             sampler_logprobs: pad(self.sampler_logprobs),
             ..self

@@ -173,6 +173,7 @@ fn given(log_p: &[f64], log_q: &[f64], tails: (f64, f64)) -> Candidates {
         draws: Tensor::from_slice(&[f64::NAN]),
         counts: row(log_p).ones_like(),
         learner_logprobs: row(log_p),
+        proximal_logprobs: row(log_p).full_like(f64::NAN),
         teacher_logprobs: row(log_q),
         sampler_logprobs: row(log_p).full_like(f64::NAN),
         learner_tail: Tensor::from_slice(&[tails.0]),

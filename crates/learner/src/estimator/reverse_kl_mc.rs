@@ -2,7 +2,7 @@
 //! `w = rho = p / b` and the advantage recomputed under the current student, `A = log q - log p` (the defaults), it is unbiased
 //! for grad KL(p || q) at any staleness. (arXiv 2606.24143: the reverse KL recomputed under the current student, unclipped.)
 
-use super::{Candidates, Correction, Divergence, Estimator, Fault, Needs, Ruling, Support, Tally, at_least_one};
+use super::{Candidates, Correction, Divergence, Estimator, Fault, Needs, Pass, Ruling, Support, Tally, at_least_one};
 use crate::Result;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -67,21 +67,35 @@ impl Estimator for ReverseKlMc {
         self.correction.validate(self.draws)
     }
 
+    fn pass(&self) -> Pass {
+        self.correction.pass()
+    }
+
+    fn settle(&self, minibatch: &[Candidates]) -> Option<Box<dyn Estimator>> {
+        let correction = self.correction.settle(self.advantage, minibatch)?;
+        Some(Box::new(Self { correction, ..*self }))
+    }
+
     fn rule(&self, candidates: &Candidates) -> Ruling {
         let Candidates { mask, learner_logprobs: log_p, teacher_logprobs: log_q, sampler_logprobs: log_b, .. } =
             candidates;
         let draws = Draws::of(candidates);
         let (rho, clamped) = draws.ratio(log_p, log_b);
         let advantage = self.advantage.of(candidates);
-        let (weights, cut) = self.correction.weights(&rho, &advantage, &draws.share);
+        let (weights, cut) = self.correction.weights(candidates, &draws, &rho, &advantage);
         let selected = |x: Tensor| x.where_self(mask, &x.zeros_like());
         // Weighed by rho whatever the correction: an unbiased report of KL(p || q), not what is differentiated.
         let terms = selected(&draws.share * &rho * (log_p - log_q));
+        let mut faults = draws.faults(candidates, log_b);
+        if let Pass::Proximal { .. } = self.pass() {
+            let impossible = mask.logical_and(&candidates.proximal_logprobs.isinf()).any_dim(1, false);
+            faults.push((Fault::ImpossibleDraw, impossible));
+        }
         Ruling {
             value: terms.sum_dim_intlist([1i64].as_slice(), false, None),
             coefficients: selected(-(&draws.share * weights * advantage)),
             tallies: [clamped].into_iter().chain(cut.map(|cut| draws.rate("is/clip_frac", &cut))).collect(),
-            faults: draws.faults(candidates, log_b),
+            faults,
         }
     }
 }

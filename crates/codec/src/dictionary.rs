@@ -92,7 +92,7 @@ impl Ranks {
     }
 
     /// Puts an id of the dictionary.
-    pub fn put(&self, sink: &mut (impl Sink + ?Sized), stream: usize, context: usize, id: i32) {
+    pub fn put(&self, sink: &mut impl Sink, stream: usize, context: usize, id: i32) {
         let rank = self.by_id[id as usize];
         let (symbol, bits) = bucket(rank);
         sink.symbol(stream, context, symbol);

@@ -2,6 +2,7 @@
 //!
 //! - [`arith`]: the pipeline in the repository keeps its promises;
 //! - [`bad_input`]: what is wrong is said before any work, and nothing is written;
+//! - [`codec`]: packed scores and rollouts, read as plain ones;
 //! - [`collect`]: a store as a data set, and policies as Hugging Face directories;
 //! - [`crash`]: jobs killed between object and commit, and at any moment;
 //! - [`estimate`]: bias, variance and bytes of every estimator on a store;
@@ -18,6 +19,7 @@
 
 mod arith;
 mod bad_input;
+mod codec;
 mod collect;
 mod crash;
 mod estimate;

@@ -8,7 +8,7 @@ use crate::{
     teachers::TeacherSection,
 };
 use learner::{EstimatorConfig, LearnerSettings, OptimizerConfig};
-use record::{DrawsKept, SamplerTopK, ScoreSet, Units};
+use record::{Codec, DrawsKept, SamplerTopK, ScoreSet, Units};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -112,6 +112,9 @@ pub struct RolloutSection {
     /// ... and has no entry less likely than this, but for the first.
     #[serde(default)]
     pub top_k_floor: f64,
+    /// How draws and the sampler's top-k are stored: `plain`, `lossless`, `fast` or `compact`.
+    #[serde(default)]
+    pub codec: Codec,
     /// The policy samples that is this many versions older than the newest: staleness as an experiment's fixed variable.
     #[serde(default)]
     pub lag: u64,
@@ -145,6 +148,9 @@ pub struct ScoreSection {
     /// Monte-Carlo draws from the teacher at each position; 0 takes none.
     #[serde(default)]
     pub draws: u32,
+    /// How the teacher's top-k and draws are stored: `plain`, `lossless`, `fast` or `compact`.
+    #[serde(default)]
+    pub codec: Codec,
     /// Tokens scored at once.
     #[serde(default = "default_batch_tokens")]
     pub batch_tokens: usize,
@@ -317,7 +323,7 @@ impl Pipeline {
                 floor: self.rollout.top_k_floor,
             }),
             teacher_draws: self.score.draws,
-            codec: "plain".into(),
+            codec: self.score.codec.as_str().into(),
         }
     }
 

@@ -65,6 +65,17 @@ impl From<store::StoreError> for CommandError {
     }
 }
 
+/// A batch that was not stored: where its codec refused it, the setting to change.
+pub fn not_stored(error: store::StoreError, key: &str, codec: record::Codec) -> CommandError {
+    match error {
+        store::StoreError::Invalid { .. } if codec != record::Codec::Plain => {
+            let hint = format!("`{key}` is `{}`; `lossless` takes any log-probabilities", codec.as_str());
+            CommandError::new(error.to_string()).hint(hint)
+        }
+        other => other.into(),
+    }
+}
+
 /// Runs work that keeps a core busy, off the threads that follow the log.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 
 use crate::{
     context::Context,
-    error::{CommandError, Result, off_thread},
+    error::{CommandError, Result, not_stored, off_thread},
     failpoint::Point,
     identity,
     plan::{self, Next},
@@ -68,8 +68,9 @@ pub async fn run(mut job: Context) -> Result<()> {
                     Ok((rollouts, sampler.network))
                 })
                 .await?;
+                let vocabulary = network.real_vocab() as u32;
                 student = Some(Student { version, network });
-                deliver(&mut job, parts, version, started_at, rollouts).await?;
+                deliver(&mut job, parts, version, vocabulary, started_at, rollouts).await?;
             }
         }
     }
@@ -126,6 +127,7 @@ async fn deliver(
     job: &mut Context,
     parts: Vec<(String, UnitRows)>,
     policy_version: PolicyVersion,
+    vocabulary: u32,
     started_at: i64,
     rollouts: Vec<NewRollout>,
 ) -> Result<()> {
@@ -146,7 +148,9 @@ async fn deliver(
             .map_err(|error| CommandError::new(format!("what was sampled for unit {}: {error}", of.unit)))?;
         let tokens = batch.tokens() as u64;
         job.pass(Point::BeforePut);
-        let object = job.store.put_rollouts(&info.batch, &batch).await?;
+        let codec = job.pipeline.rollout.codec;
+        let put = job.store.put_packed_rollouts(&info.batch, &batch, codec, vocabulary).await;
+        let (object, _) = put.map_err(|error| not_stored(error, "rollout.codec", codec))?;
         job.pass(Point::AfterPut);
         let (lapsed, pace, goes_on) = (job.look().await?, job.pace(), i == last && !job.stop.is_asked());
         job.append(tokens, |now| {

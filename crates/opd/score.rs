@@ -3,7 +3,7 @@
 use crate::{
     config::Pipeline,
     context::Context,
-    error::{CommandError, Result, off_thread},
+    error::{CommandError, Result, not_stored, off_thread},
     failpoint::Point,
     identity,
     output::say,
@@ -11,7 +11,9 @@ use crate::{
     teachers::listed,
 };
 use model::{ScoreRow, ScoringParams, TopK, Transformer};
-use record::{BatchId, BatchRows, Claims, DropReason, Dropped, Event, Ragged, RolloutBatch, ScoreCommit, ScoredBatch};
+use record::{
+    BatchId, BatchRows, Claims, Codec, DropReason, Dropped, Event, Ragged, RolloutBatch, ScoreCommit, ScoredBatch,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Scores until the run is finished or the job is stopped, what is for `teachers`.
@@ -62,8 +64,9 @@ pub async fn run(mut job: Context, teachers: BTreeSet<String>) -> Result<()> {
                     Ok((score(&network, rollouts, &params)?, network))
                 })
                 .await?;
+                let vocabulary = network.real_vocab() as u32;
                 networks.insert(batch.teacher_id, network);
-                deliver(&mut job, id, &serves, &scored).await?;
+                deliver(&mut job, id, &serves, &scored, vocabulary).await?;
             }
         }
     }
@@ -123,11 +126,13 @@ pub fn score(teacher: &Transformer, rollouts: RolloutBatch, params: &ScoringPara
 }
 
 /// Stores the scores of a batch and commits them together with a claim of the next, unless somebody did first.
-async fn deliver(job: &mut Context, id: BatchId, serves: &Serves, scored: &ScoredBatch) -> Result<()> {
+async fn deliver(job: &mut Context, id: BatchId, serves: &Serves, scored: &ScoredBatch, vocabulary: u32) -> Result<()> {
     let score_set = &serves.score_set;
     let tokens = scored.rollouts().tokens() as u64;
     job.pass(Point::BeforePut);
-    let object = job.store.put_scores(score_set, &id, scored).await?;
+    let codec = job.pipeline.score.codec;
+    let put = job.store.put_packed_scores(score_set, &id, scored, codec, vocabulary).await;
+    let (object, packing) = put.map_err(|error| not_stored(error, "score.codec", codec))?;
     job.pass(Point::AfterPut);
     let (lapsed, stopping) = (job.look().await?, job.stop.is_asked());
     job.append(tokens, |now| {
@@ -139,6 +144,7 @@ async fn deliver(job: &mut Context, id: BatchId, serves: &Serves, scored: &Score
                 batch: id.clone(),
                 score_set: score_set.clone(),
                 object: object.clone(),
+                packing: (codec != Codec::Plain).then_some(packing),
                 claims: Claims { batches: next.filter(|_| !stopping).into_iter().collect(), ..Claims::default() },
             })
         })

@@ -226,6 +226,7 @@ impl Simulation {
             batch,
             score_set: SET.into(),
             object: ObjectRef { key: "s".into(), bytes: 1, digest: Digest::of(b"s") },
+            packing: None,
             claims: Claims { batches: next.into_iter().collect(), ..Claims::default() },
         };
         self.append(worker, Job::Score, Event::Scores(scores))

@@ -1,6 +1,6 @@
 //! What the log says: one commit, one JSON object, one thing that happened.
 
-use crate::{Digest, DrawsKept, PolicyVersion, RecordError, RowSet};
+use crate::{Digest, DrawsKept, Packing, PolicyVersion, RecordError, RowSet};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -307,6 +307,9 @@ pub struct ScoreCommit {
     pub score_set: String,
     /// The scores.
     pub object: ObjectRef,
+    /// What packing them gave; `None` where the score set is `plain`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packing: Option<Packing>,
     /// What the writer does next.
     #[serde(default, flatten)]
     pub claims: Claims,

@@ -7,6 +7,7 @@
 //! - [`full_disk`]: a store that is full, and goes on once there is room;
 //! - [`golden`]: a store of each format version is still read;
 //! - [`prompts`]: what is asked, from chats, templates and Parquet, and how its answers are counted;
+//! - [`proxy`]: a bucket behind a network that loses answers;
 //! - [`run`]: the closed loop, synchronous and not, stopped and gone on with;
 //! - [`s3`]: the same in a bucket, with the same weights;
 //! - [`screen`]: what people see;
@@ -20,6 +21,7 @@ mod crash;
 mod full_disk;
 mod golden;
 mod prompts;
+mod proxy;
 mod run;
 mod s3;
 mod screen;

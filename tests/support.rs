@@ -107,6 +107,15 @@ impl Small {
     }
 }
 
+/// A small run whose store is a prefix of its own in the bucket of `OPD_TEST_S3_URL`, which `storage/with-s3.sh` sets.
+pub fn in_bucket() -> Option<Small> {
+    let Ok(url) = std::env::var("OPD_TEST_S3_URL") else {
+        eprintln!("not run: no OPD_TEST_S3_URL (storage/with-s3.sh sets it)");
+        return None;
+    };
+    Some(Small::stored_at(format!("{url}/{}", store::unique_id())))
+}
+
 /// The program under test, with one thread and nothing on its standard input.
 pub fn opd() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_opd"));

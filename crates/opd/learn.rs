@@ -4,6 +4,7 @@ use crate::{
     config::Pipeline,
     context::Context,
     error::{CommandError, Result, off_thread},
+    events,
     failpoint::Point,
     output::say,
     plan::{self, Learn, Next},
@@ -63,24 +64,13 @@ pub async fn run(mut job: Context) -> Result<()> {
     record_settings(&mut job).await?;
     let (pace, score_set) = (job.pace(), job.pipeline.score.set.clone());
     while !job.stop.is_asked() {
-        job.follower.refresh().await?;
+        job.refresh().await?;
         fence(&job, trainee.version)?;
         match plan::learn(job.now(), &score_set, pace) {
             Next::Done => return Ok(()),
             Next::Wait => job.wait().await?,
-            Next::Do(Learn::Drop(_)) => {
-                job.append(0, |now| match plan::learn(now, &score_set, pace) {
-                    Next::Do(Learn::Drop(dropped)) => Some(Event::Drop { dropped }),
-                    _ => None,
-                })
-                .await?;
-            }
-            Next::Do(Learn::Finish(_)) => {
-                job.append(0, |now| match plan::learn(now, &score_set, pace) {
-                    Next::Do(Learn::Finish(dropped)) => Some(Event::Finish { dropped }),
-                    _ => None,
-                })
-                .await?;
+            Next::Do(Learn::Drop(_) | Learn::Finish(_)) => {
+                job.append(0, |now| events::end_rows(now, &score_set, pace)).await?;
             }
             Next::Do(Learn::Step(consumed)) => {
                 job.begin();
@@ -107,11 +97,11 @@ pub async fn run(mut job: Context) -> Result<()> {
 /// Another learner's step ends this one: whichever commits first goes on.
 fn fence(job: &Context, version: PolicyVersion) -> Result<()> {
     let now = job.now();
-    if now.version <= version || now.learner.as_deref() == Some(job.incarnation()) {
+    if !events::is_fenced(now, version, job.incarnation()) {
         return Ok(());
     }
     let what = format!("another learner made step {}; this one, at step {}, stops", now.version.0, version.0);
-    Err(CommandError::new(what).hint("a run has one learner; see `opd status` for who it is"))
+    Err(CommandError::new(what).hint("a run has one learner; see `opd status` for who it is").passing())
 }
 
 /// Commits the settings that may change between starts, where they have changed.
@@ -290,9 +280,7 @@ async fn commit(job: &mut Context, outcome: Outcome, consumed: Vec<BatchRows>, s
         metrics: report.metrics,
     };
     let before = PolicyVersion(version.0 - 1);
-    let still_mine = |now: &Snapshot| now.version == before && !now.finished;
-    job.append(report.trained_tokens as u64, |now| still_mine(now).then(|| Event::Step(Box::new(event.clone()))))
-        .await?;
+    job.append(report.trained_tokens as u64, |now| events::step(now, &event)).await?;
     fence(job, before)?;
     Ok(trainee)
 }

@@ -1,6 +1,6 @@
 //! Immutable objects: put once to a unique key, read back whole and verified.
 
-use crate::{Key, Result, Store, StoreError, backend::PutFailure, chance::backoff, keys::Kind};
+use crate::{Key, Result, Store, StoreError, backend::PutFailure, chance::backoff, clock, keys::Kind};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use memmap2::Mmap;
@@ -63,7 +63,7 @@ impl Store {
             if attempt >= attempts {
                 return Err(backend.unreachable("write", &object.key, attempts, reason));
             }
-            tokio::time::sleep(backoff(attempt)).await;
+            clock::sleep(backoff(attempt)).await;
         }
     }
 

@@ -72,6 +72,16 @@ impl Small {
         Transformer::new_random(config, seed, Device::Cpu).unwrap().save(&dir, Precision::F32).unwrap();
     }
 
+    /// Lets one token in eight end an answer, so that lengths differ.
+    pub fn with_answers_of_any_length(self) -> Self {
+        let path = self.path("student/config.json");
+        let mut config: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        let ends: Vec<usize> = (1..config["vocab_size"].as_u64().unwrap() as usize).step_by(8).collect();
+        config["eos_token_id"] = ends.into();
+        std::fs::write(&path, config.to_string()).unwrap();
+        self
+    }
+
     /// Adds a second teacher, `second`, to which every other prompt goes.
     pub fn with_two_teachers(self) -> Self {
         self.write_model("second", 5, 16);

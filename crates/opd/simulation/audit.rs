@@ -4,7 +4,10 @@
 use super::{SET, Shape, jobs};
 use crate::pace::WhenStale;
 use record::{BatchId, BatchRows, Commit, Digest, DropReason, Event, ObjectRef, PolicyVersion, Run, UnitRows};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 use store::{
     Follower, Snapshot, Store,
     simulated::{Faulty, at_once},
@@ -39,6 +42,7 @@ pub struct Audit {
     pub trained: Vec<(u64, u32)>,
     pub weights: Vec<u8>,
     shape: Shape,
+    objects: Arc<Faulty>,
     reader: Store,
     follower: Option<Follower>,
     commits: Vec<Commit>,
@@ -48,11 +52,25 @@ pub struct Audit {
 }
 
 impl Audit {
-    pub fn new(shape: Shape, objects: &Faulty, run: Run, weights: Vec<u8>) -> Self {
+    pub fn new(shape: Shape, objects: &Arc<Faulty>, run: Run, weights: Vec<u8>) -> Self {
         let reader = Store::with_backend(objects.sound(), store::StoreOptions::default());
         let (commits, ids, trained) = (Vec::new(), BTreeSet::new(), Vec::new());
         let (batches, ended) = (BTreeMap::new(), BTreeSet::new());
-        Self { run, fault: None, trained, weights, shape, reader, follower: None, commits, ids, batches, ended }
+        let objects = objects.clone();
+        Self {
+            run,
+            fault: None,
+            trained,
+            weights,
+            shape,
+            objects,
+            reader,
+            follower: None,
+            commits,
+            ids,
+            batches,
+            ended,
+        }
     }
 
     pub fn fail(&mut self, what: String) {
@@ -93,31 +111,31 @@ impl Audit {
         if !at_once(follower.refresh()).map_err(said)? && !self.commits.is_empty() {
             return Ok(());
         }
-        let new = match self.commits.is_empty() {
-            true => at_once(self.reader.history(None)).map_err(said)?,
-            false => follower.take_new(),
-        };
-        follower.take_new();
-        for commit in new {
+        let commits = self.read_afresh()?;
+        for commit in commits.into_iter().skip(self.commits.len()) {
             self.check(&commit).map_err(|what| format!("commit {} ({}): {what}", commit.seq, commit.event.kind()))?;
             self.commits.push(commit);
         }
-        self.read_afresh()?;
         self.check_room()
     }
 
-    /// Whoever comes now reads the same: from the newest snapshot, and from the first commit.
-    pub fn read_afresh(&self) -> Result<(), String> {
-        let said = |error: store::StoreError| error.to_string();
+    /// The whole log, entry by entry. Whoever comes now reads the same, from its first commit and from the newest snapshot, and
+    /// nothing that was read before has changed.
+    fn read_afresh(&self) -> Result<Vec<Commit>, String> {
         let Some(now) = self.now() else { return Err("there is no run".into()) };
-        let mut fresh = at_once(self.reader.snapshot(None)).map_err(said)?;
-        fresh.history.clone_from(&now.history);
-        let commits = at_once(self.reader.history(None)).map_err(said)?;
+        let entries = self.objects.log().map_err(|error| error.to_string())?;
+        let commits: Vec<Commit> = entries
+            .iter()
+            .map(|json| Commit::from_json(json))
+            .collect::<Result<_, _>>()
+            .map_err(|error| error.to_string())?;
         let mut folded = Snapshot::start(&commits[0]).map_err(|error| error.to_string())?;
         commits[1..].iter().try_for_each(|commit| folded.apply(commit)).map_err(|error| error.to_string())?;
         folded.history.clone_from(&now.history);
-        match (commits == self.commits, fresh == *now, folded == *now) {
-            (true, true, true) => Ok(()),
+        let mut fresh = at_once(self.reader.snapshot(None)).map_err(|error| error.to_string())?;
+        fresh.history.clone_from(&now.history);
+        match (commits.starts_with(&self.commits), fresh == *now, folded == *now) {
+            (true, true, true) => Ok(commits),
             same => Err(format!("a fresh reader finds another log, snapshot or fold: {same:?}")),
         }
     }
@@ -224,7 +242,8 @@ impl Audit {
         ];
         match facts.into_iter().find(|(_, holds)| !holds) {
             Some((what, _)) => Err(format!("not so: {what}: {:?}", now.ended)),
-            None => self.read_afresh(),
+            None if at_once(self.reader.history(None)).is_ok_and(|commits| commits == self.commits) => Ok(()),
+            None => Err("history segments hold another log".into()),
         }
     }
 }

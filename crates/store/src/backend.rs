@@ -128,16 +128,19 @@ impl Backend {
             Ok(Self { prefix: prefix.to_string(), ..Self::over(Arc::new(objects), url) })
         };
         // Later a server may be away for a while; now an address or key that is wrong is better told at once.
-        let (probe, folder) = (client(2)?, crate::keys::SNAPSHOTS);
-        // What every job begins with. Unlike a question for one object it is told apart from a bucket that is not there.
-        let answer = tokio::time::timeout(REACH, probe.list(folder).try_next()).await;
-        match answer {
+        let (probe, first) = (client(2)?, crate::keys::commit(0));
+        let answer = tokio::time::timeout(REACH, async {
+            probe.length(&first).await?;
+            // An object that is not there is told apart from a bucket that is not there only by a listing.
+            probe.list(crate::keys::SNAPSHOTS).try_next().await
+        });
+        match answer.await {
             Ok(Ok(_)) => {}
-            Ok(Err(StoreError::Refused { reason, .. })) if reason.contains("NoSuchBucket") => {
+            Ok(Err(error)) if error.to_string().contains("NoSuchBucket") => {
                 return Err(address(format!("there is no bucket `{bucket}`; create it first")));
             }
             Ok(Err(error)) => return Err(error),
-            Err(_) => return Err(probe.unreachable("list", folder, 1, format!("no answer within {REACH:?}"))),
+            Err(_) => return Err(probe.unreachable("read", &first, 1, format!("no answer within {REACH:?}"))),
         }
         client(RetryConfig::default().max_retries)
     }

@@ -3,13 +3,14 @@
 use super::{below, spawn};
 use crate::clock;
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, memory::InMemory, path::Path,
 };
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -59,7 +60,7 @@ pub struct Faulty {
     objects: Arc<InMemory>,
     script: Mutex<VecDeque<Fault>>,
     reads: Mutex<VecDeque<ReadFault>>,
-    /// How often a request goes wrong, of 100, and for how long one takes at most.
+    /// How many puts of 100 go wrong, and reads of 1,000, as there are ten times as many; how long a request takes at most.
     chance: Option<(u64, Duration)>,
     met: Mutex<BTreeMap<String, u64>>,
     /// Puts that were asked for.
@@ -69,9 +70,9 @@ pub struct Faulty {
 }
 
 impl Faulty {
-    /// Of 100 requests `percent` go wrong in any of the ways, and each takes up to `slow`.
-    pub fn by_chance(percent: u64, slow: Duration) -> Self {
-        Self { chance: Some((percent, slow)), ..Self::default() }
+    /// Of 100 puts, and of 1,000 reads, so many go wrong in any of the ways, and each takes up to `slow`.
+    pub fn by_chance(struck: u64, slow: Duration) -> Self {
+        Self { chance: Some((struck, slow)), ..Self::default() }
     }
 
     /// The next puts go wrong in these ways, later ones do not.
@@ -99,6 +100,22 @@ impl Faulty {
         self.objects.clone()
     }
 
+    /// The entries of the log, as they lie there, in the order of their keys.
+    ///
+    /// # Errors
+    /// None that an object store in memory has.
+    pub fn log(&self) -> Result<Vec<Bytes>> {
+        super::at_once(async {
+            let listed = self.objects.list_with_delimiter(Some(&Path::from("log"))).await?.objects;
+            let keys: BTreeSet<Path> = listed.into_iter().map(|object| object.location).collect();
+            let mut entries = Vec::with_capacity(keys.len());
+            for key in keys {
+                entries.push(self.objects.get_opts(&key, GetOptions::default()).await?.bytes().await?);
+            }
+            Ok(entries)
+        })
+    }
+
     /// How often each fault was met.
     pub fn met(&self) -> BTreeMap<String, u64> {
         lock(&self.met).clone()
@@ -109,16 +126,16 @@ impl Faulty {
     }
 
     /// Whether a request goes wrong, by chance; takes the time that it takes to arrive.
-    async fn is_struck(&self) -> bool {
-        let Some((percent, slow)) = self.chance else { return false };
+    async fn is_struck(&self, of: u64) -> bool {
+        let Some((struck, slow)) = self.chance else { return false };
         clock::sleep(slow.mul_f64(below(1000) as f64 / 1000.0)).await;
-        below(100) < percent
+        below(of) < struck
     }
 
     async fn put_fault(&self) -> Fault {
         use Fault::{After, AfterAsExists, Before, BeforeAsExists, Hang, Late, None, Twice};
         const ALL: [Fault; 7] = [Before, After, AfterAsExists, BeforeAsExists, Hang, Late, Twice];
-        let struck = self.is_struck().await;
+        let struck = self.is_struck(100).await;
         let scripted = lock(&self.script).pop_front();
         let fault = if struck { ALL[below(ALL.len() as u64) as usize] } else { scripted.unwrap_or(None) };
         if fault != None {
@@ -198,7 +215,8 @@ impl ObjectStore for Faulty {
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         use ReadFault::{Fails, Hangs, Truncated};
         self.gets.fetch_add(1, Ordering::SeqCst);
-        let struck = self.is_struck().await.then(|| [Fails, Hangs, Truncated][below(3) as usize]);
+        let struck =
+            self.is_struck(1_000).await.then(|| [Fails, Fails, Fails, Truncated, Truncated, Hangs][below(6) as usize]);
         let Some(fault) = struck.or_else(|| lock(&self.reads).pop_front()) else {
             return self.objects.get_opts(location, options).await;
         };

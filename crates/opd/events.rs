@@ -67,9 +67,15 @@ pub fn end_rows(now: &Snapshot, score_set: &str, pace: Pace) -> Option<Event> {
     }
 }
 
-/// A step, as long as it is the next one.
+/// A step, as long as it is the next one and nobody has ended its rows: a score worker that was slow may have found a batch damaged
+/// that another scored, or another learner.
 pub fn step(now: &Snapshot, step: &StepCommit) -> Option<Event> {
-    (now.version.0 + 1 == step.step && !now.finished).then(|| Event::Step(Box::new(step.clone())))
+    let is_there = |of: &BatchRows| {
+        let batch = now.batches.get(&of.batch);
+        batch.is_some_and(|batch| batch.pending.contains_all(&of.rows) && batch.scores.contains_key(&step.score_set))
+    };
+    let is_next = now.version.0 + 1 == step.step && !now.finished;
+    (is_next && step.consumed.iter().all(is_there)).then(|| Event::Step(Box::new(step.clone())))
 }
 
 /// Whether another learner has made a step since this one was at `version`: whichever commits first goes on.

@@ -79,7 +79,15 @@ pub async fn run(mut job: Context) -> Result<()> {
                         let consumed =
                             consumed.into_iter().map(|batch| BatchRows { batch: batch.batch, rows: batch.rows });
                         let outcome = off_thread(move || step(trainee, portions)).await?;
-                        trainee = commit(&mut job, outcome, consumed.collect(), &score_set).await?;
+                        trainee = match commit(&mut job, outcome, consumed.collect(), &score_set).await? {
+                            Some(trainee) => trainee,
+                            None => {
+                                say(
+                                    "rows of this step were dropped by another job in the meantime; it is made again without",
+                                );
+                                resume(&mut job, &settings).await?
+                            }
+                        };
                         retire(&mut job).await?;
                     }
                     Err(Unread::Damaged(batch, error)) => {
@@ -245,8 +253,14 @@ fn step(mut trainee: Trainee, portions: Vec<Scored>) -> Result<Outcome> {
     Ok(Outcome { trainee, report, record, weights })
 }
 
-/// Stores what a step made and commits it: step, rows and weights become visible at once.
-async fn commit(job: &mut Context, outcome: Outcome, consumed: Vec<BatchRows>, score_set: &str) -> Result<Trainee> {
+/// Stores what a step made and commits it: step, rows and weights become visible at once. `None` where its rows are not to be had any
+/// more.
+async fn commit(
+    job: &mut Context,
+    outcome: Outcome,
+    consumed: Vec<BatchRows>,
+    score_set: &str,
+) -> Result<Option<Trainee>> {
     let Outcome { mut trainee, mut report, record, weights } = outcome;
     if trainee.diverged > 0 {
         report.metrics.insert("resume/diverged_steps".into(), (std::mem::take(&mut trainee.diverged) as f64, 1.0));
@@ -280,9 +294,9 @@ async fn commit(job: &mut Context, outcome: Outcome, consumed: Vec<BatchRows>, s
         metrics: report.metrics,
     };
     let before = PolicyVersion(version.0 - 1);
-    job.append(report.trained_tokens as u64, |now| events::step(now, &event)).await?;
+    let made = job.append(report.trained_tokens as u64, |now| events::step(now, &event)).await?;
     fence(job, before)?;
-    Ok(trainee)
+    Ok(made.map(|_| trainee))
 }
 
 /// Gives up weights and moments that nobody needs any more: first in the log, then on disk.

@@ -182,6 +182,12 @@ impl Supervised {
         Ok(child)
     }
 
+    fn begin_life(&mut self) -> Result<()> {
+        self.next_life = None;
+        self.child = Self::start(self.job, &self.worker, &self.args, &self.lines)?;
+        Ok(())
+    }
+
     fn notice_end(&mut self) -> Result<()> {
         let fault = |error: std::io::Error| CommandError::new(format!("{}: {error}", self.worker));
         self.ended = self.child.try_wait().map_err(fault)?;
@@ -242,11 +248,9 @@ fn look_after(jobs: &mut [Supervised], now: &Snapshot, stopping: bool) -> Result
     for supervised in jobs.iter_mut().filter(|supervised| !supervised.done) {
         let worker = &supervised.worker;
         if let Some(next_life) = supervised.next_life {
-            if stopping {
-                supervised.done = true;
-            } else if next_life <= Instant::now() {
-                supervised.next_life = None;
-                supervised.child = Supervised::start(supervised.job, worker, &supervised.args, &supervised.lines)?;
+            supervised.done = stopping;
+            if !stopping && next_life <= Instant::now() {
+                supervised.begin_life()?;
             }
             continue;
         }
@@ -270,19 +274,25 @@ fn look_after(jobs: &mut [Supervised], now: &Snapshot, stopping: bool) -> Result
             );
             return Err(CommandError::new(what).hint("run.restarts is how often it is tried"));
         }
-        let pause = pause_before(supervised.barren);
-        let after = if pause.is_zero() { String::new() } else { format!(" in {pause:.0?}") };
+        let pause = pause_before(supervised.barren, status);
+        let after = if pause.is_zero() { String::new() } else { format!(" in {pause:.2?}") };
         supervised.lines.say(&format!("{worker} died ({}); started again{after}", cause(status)));
-        supervised.next_life = Some(Instant::now() + pause);
+        if pause.is_zero() {
+            supervised.begin_life()?;
+        } else {
+            supervised.next_life = Some(Instant::now() + pause);
+        }
     }
     Ok(jobs.iter().all(|supervised| supervised.done))
 }
 
-/// How long a job waits for its next life after so many in a row without a commit: none, then 1, 2, 4 ... 30 seconds.
-fn pause_before(barren: u32) -> Duration {
+/// How long a job waits for its next life after so many in a row without a commit: not after a life with one, then 0.25 s, 0.5 s
+/// and so on, or 5 s, 10 s where the cause has to pass first; 30 s at most.
+fn pause_before(barren: u32, status: ExitStatus) -> Duration {
+    let first = if status.code() == Some(EXIT_AGAIN.into()) { 5_000 } else { 250 };
     match barren {
         0 => Duration::ZERO,
-        barren => Duration::from_secs((1 << (barren - 1).min(5)).min(30)),
+        barren => Duration::from_millis((first << (barren - 1).min(7)).min(30_000)),
     }
 }
 

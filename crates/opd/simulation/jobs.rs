@@ -187,11 +187,14 @@ async fn learn(mut job: Working) -> Result<()> {
                         busy(1_000).await;
                         let trained = train(&weights, &rows);
                         let step = store_step(&job, version.0 + 1, consumed, &trained).await?;
-                        job.append(|now| events::step(now, &step)).await?;
+                        let made = job.append(|now| events::step(now, &step)).await?;
                         if events::is_fenced(job.now(), version, &job.ledger.incarnation) {
                             return Ok(());
                         }
-                        (version, weights) = (PolicyVersion(step.step), trained);
+                        (version, weights) = match made {
+                            Some(_) => (PolicyVersion(step.step), trained),
+                            None => resume(&job).await?,
+                        };
                     }
                 }
             }

@@ -65,7 +65,7 @@ test: build smollm2
 
 # The same with more kills at random moments, and more seeds.
 test-slow: build smollm2
-	OPD_TEST_KILLS=200 PROPTEST_CASES=2000 storage/with-s3.sh cargo test --workspace
+	OPD_TEST_KILLS=200 OPD_SIM_SEEDS=1000 PROPTEST_CASES=2000 storage/with-s3.sh cargo test --workspace
 
 # Jobs killed with -9, KILLS of them, on files or (BACKEND=s3) in a bucket. The last line says what became of the rows.
 test-crash: KILLS ?= 50

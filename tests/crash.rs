@@ -90,24 +90,27 @@ impl Chance {
     }
 }
 
-/// Runs to the end and kills its jobs on the way, at most `most` times: at random moments, and, where so many may be killed, at a
-/// failpoint that each life of a job comes to. Returns the deaths, which the run says.
+/// Runs to the end and kills its jobs on the way, at most `most` times: at random moments, and, where so many may be killed, at
+/// failpoints that each life of a job comes to. Returns the deaths, which the run says.
 fn disturbed(small: &Small, sets: &[&str], chance: &mut Chance, most: u64) -> u64 {
     let said = small.path("said");
     let deaths = || std::fs::read_to_string(&said).unwrap().matches("died (signal 9)").count() as u64;
     let mut program = small.command("run", sets);
     program.stdout(Stdio::null()).stderr(std::fs::File::create(&said).unwrap());
-    // More than the lives that one job can have in a run: a life ends after a commit or two.
-    if most > 60 {
-        let job = ["rollout", "score", "learn"][chance.below(3) as usize];
-        let point = ["before_put", "after_put", "after_commit"][chance.below(3) as usize];
-        program.env("OPD_FAILPOINT", format!("{job}.{point}:{}", 2 + chance.below(3)));
+    // Failpoints end more lives than these in no run: there are 24 units to sample, 24 batches to score and 12 steps to make.
+    let by_failpoint = if most >= 80 { 60 } else { 0 };
+    if by_failpoint > 0 {
+        let mut point = |job: &str| {
+            let point = ["before_put", "after_put", "after_commit"][chance.below(3) as usize];
+            format!("{job}.{point}:{}", 2 + chance.below(2))
+        };
+        program.env("OPD_FAILPOINT", ["rollout", "score", "learn"].map(&mut point).join(","));
     }
     let mut run = program.spawn().unwrap();
     while run.try_wait().unwrap().is_none() {
-        std::thread::sleep(Duration::from_millis(100 + chance.below(400)));
+        std::thread::sleep(Duration::from_millis(100 + chance.below(900)));
         let (jobs, before) = (children(&run), deaths());
-        if jobs.is_empty() || before >= most {
+        if jobs.is_empty() || before + by_failpoint >= most {
             continue;
         }
         let _ = rustix::process::kill_process(jobs[chance.below(jobs.len() as u64) as usize], Signal::KILL);

@@ -287,12 +287,12 @@ fn look_after(jobs: &mut [Supervised], now: &Snapshot, stopping: bool) -> Result
 }
 
 /// How long a job waits for its next life after so many in a row without a commit: not after a life with one, then 0.25 s, 0.5 s
-/// and so on, or 5 s, 10 s where the cause has to pass first; 30 s at most.
+/// and so on up to 4 s, or, where the cause has to pass first, 5 s, 10 s, 20 s, 30 s.
 fn pause_before(barren: u32, status: ExitStatus) -> Duration {
-    let first = if status.code() == Some(EXIT_AGAIN.into()) { 5_000 } else { 250 };
+    let (first, most) = if status.code() == Some(EXIT_AGAIN.into()) { (5_000, 30_000) } else { (250, 4_000) };
     match barren {
         0 => Duration::ZERO,
-        barren => Duration::from_millis((first << (barren - 1).min(7)).min(30_000)),
+        barren => Duration::from_millis((first << (barren - 1).min(5)).min(most)),
     }
 }
 

@@ -132,7 +132,7 @@ fn short(seed: u64) -> Shape {
 
 #[test]
 fn a_run_over_a_faulty_store_ends_each_row_once() {
-    let seeds = super::seeds(40);
+    let seeds = super::seeds(16);
     let (mut commits, mut kills, mut met) = (0, 0, BTreeMap::<String, u64>::new());
     for seed in seeds.clone() {
         let outcome = check(short(seed), any_weather(seed), seed);
@@ -148,7 +148,7 @@ fn a_run_over_a_faulty_store_ends_each_row_once() {
 
 #[test]
 fn strictly_synchronous_a_run_over_a_faulty_store_makes_the_same_weights_as_an_undisturbed_one() {
-    for seed in 0..4 {
+    for seed in 0..3 {
         let mut shape = short(seed);
         shape.pace = super::tests::shape(0, 2, 0, 0).pace;
         shape.pace.steps = 5;

@@ -49,7 +49,11 @@ impl Store {
         let (backend, attempts) = (self.backend(), self.options().attempts);
         let mut attempt = 0;
         loop {
-            let reason = match backend.put_new(&object.key, bytes.clone()).await {
+            let put = match backend.is_large(bytes.len()) {
+                true => backend.put_parts(&object.key, bytes.clone()).await,
+                false => backend.put_new(&object.key, bytes.clone()).await,
+            };
+            let reason = match put {
                 Ok(()) => return Ok(()),
                 // The key is ours alone, or made of the content: what is there is this object, put before.
                 Err(PutFailure::Exists) => return self.get(object).await.map(drop),

@@ -180,8 +180,11 @@ fn a_second_ctrl_c_leaves_at_once() {
     let sets = ["rollout.prompts_per_unit=4096", "learn.rows_per_step=4096", "rollout.max_new_tokens=30"];
     let mut program = small.command("run", &sets);
     let run = program.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let claimed = small.path("store/log/00000000000000000002.json");
-    wait_for("a claim", || claimed.exists().then_some(()));
+    let is_claim = |seq: u64| {
+        let commit = std::fs::read_to_string(small.path(&format!("store/log/{seq:020}.json")));
+        commit.is_ok_and(|commit| commit.contains("\"kind\":\"claim\""))
+    };
+    wait_for("a claim", || (1..8).any(is_claim).then_some(()));
     let named = |id: &Pid| {
         let command = std::fs::read_to_string(format!("/proc/{}/cmdline", id.as_raw_nonzero())).unwrap_or_default();
         command.contains("rollout-0")

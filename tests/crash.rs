@@ -178,7 +178,8 @@ fn killed(store: impl Fn() -> Small, kills: u64) {
         }
     }
     let mut undisturbed_lengths = Vec::new();
-    for _ in 0..(runs / 2).min(4) {
+    // More of these see more: with 96 disturbed rows, 384 see a distance of 0.22 where 96 see 0.28.
+    for _ in 0..if kills >= 100 { 4 } else { 1 } {
         let small = Small::new().with_answers_of_any_length();
         succeeded(&small.run(&ASYNCHRONOUS));
         undisturbed_lengths.extend(lengths(&small));

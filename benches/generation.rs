@@ -32,8 +32,8 @@ const SETUPS: [Setup; 2] = [
     Setup { pipeline: "smollm2", rows: 32, max_new_tokens: 64, chat: true, repetitions: 3 },
 ];
 /// What the pipeline keeps of the sampler and of the teacher.
-const SAMPLER_TOP: TopK = TopK { mass: 0.99, max: 16 };
-const TEACHER_TOP: TopK = TopK { mass: 0.9999, max: 64 };
+const SAMPLER_TOP: TopK = TopK { mass: 0.99, max: 16, floor: 0.0 };
+const TEACHER_TOP: TopK = TopK { mass: 0.9999, max: 64, floor: 0.0 };
 
 fn main() -> Result<(), AnyError> {
     tch::set_num_threads(1);
@@ -52,6 +52,7 @@ fn main() -> Result<(), AnyError> {
         max_new_tokens: setup.max_new_tokens,
         eos: tokenizer.eos_ids().to_vec(),
         draws,
+        draws_kept: record::DrawsKept::All,
         top_k,
     };
     println!(
@@ -82,10 +83,10 @@ fn main() -> Result<(), AnyError> {
         .iter()
         .map(|sample| Sample { response_ids: sample.response_ids.clone(), ..Sample::default() })
         .collect();
-    let params = ScoringParams { temperature: 1.0, top_k: TEACHER_TOP, max_tokens_per_batch: 8192 };
+    let params = ScoringParams { temperature: 1.0, top_k: Some(TEACHER_TOP), draws: 0, max_tokens_per_batch: 8192 };
     table.first = None;
     for (name, samples) in [("score, teacher's top-k", &bare), ("score, and draws, sampler's top-k", &samples)] {
-        let rows: Vec<ScoreRow> = prompts.iter().zip(samples).map(|(p, s)| ScoreRow::new(&p.ids, s)).collect();
+        let rows: Vec<ScoreRow> = prompts.iter().zip(samples).map(|(p, s)| ScoreRow::new(&p.ids, s, p.seed)).collect();
         let seconds = median(setup.repetitions, || score(&teacher, &rows, &params).map(drop))?;
         table.print(name, tokens(samples), seconds);
     }

@@ -7,8 +7,8 @@
 //! turn: what else the machine does meanwhile falls on all of them. `OPD_BENCH_VOCAB=151936` names other vocabularies.
 
 use learner::{
-    Columns, Positions, chunked_head,
-    estimator::{Advantage, Candidates, Correction, Estimator, ReverseKlMc},
+    Columns, Positions, Proximal, chunked_head,
+    estimator::{Advantage, Candidates, Correction, Estimator, ReverseKlMc, Support},
 };
 use std::{
     env, fs,
@@ -179,7 +179,10 @@ impl Inputs {
             logits.squeeze_dim(1) - log_sum + Tensor::randn([n, J], float) * noise
         };
         let support = Columns {
+            support: Support::Draws,
             mask: ids.ones_like().to_kind(Kind::Bool),
+            in_head: ids.zeros_like().to_kind(Kind::Bool),
+            draws: Tensor::full([n], J as f64, float),
             counts: ids.ones_like().to_kind(Kind::Float),
             teacher_logprobs: at(1.0),
             sampler_logprobs: at(0.1),
@@ -191,7 +194,14 @@ impl Inputs {
         Self {
             hidden,
             weight,
-            positions: Positions { token_ids, temperature, support, draws: None, teacher_top_k: None },
+            positions: Positions {
+                token_ids,
+                temperature,
+                support,
+                draws: None,
+                teacher_top_k: None,
+                proximal: Proximal::Unknown,
+            },
         }
     }
 }
@@ -215,8 +225,12 @@ fn autograd(inputs: &Inputs) -> (Tensor, Tensor) {
     let log_p = logits.log_softmax(1, Kind::Float).gather(1, &support.ids, false);
     let ruling = RULE.rule(&Candidates {
         mask: support.mask.shallow_clone(),
+        in_head: support.in_head.shallow_clone(),
+        draws: support.draws.shallow_clone(),
         counts: support.counts.shallow_clone(),
         learner_logprobs: log_p.detach(),
+        // RULE asks for no proximal pass.
+        proximal_logprobs: log_p.full_like(f64::NAN),
         teacher_logprobs: support.teacher_logprobs.shallow_clone(),
         sampler_logprobs: support.sampler_logprobs.shallow_clone(),
         learner_tail: support.teacher_tail.shallow_clone(),

@@ -37,6 +37,24 @@ fn settings_that_make_no_sense() {
             &["estimator.correction.c", "is 0.5", "1 or more"],
         ),
         (&["learn.estimator.correction=\"truncate\""], &["learn.estimator", "did you mean `truncated`?"]),
+        (
+            &["learn.estimator.correction={ name = \"decoupled_ppo\", minibatches = 4 }"],
+            &[
+                "learn.checkpoint_every is 2",
+                "learn.estimator.correction.minibatches is 4",
+                "a multiple of minibatches",
+            ],
+        ),
+        (
+            &["learn.estimator.correction={ name = \"decoupled_ppo\", minibatches = 0 }"],
+            &["estimator.correction.minibatches", "is 0", "1 or more"],
+        ),
+        (&["learn.estimator.correction={ name = \"m2po\", budget = -1 }"], &["estimator.correction.budget", "is -1"]),
+        (
+            &["learn.estimator={ name = \"reverse_kl_hybrid\", top_k = 8, draws = 4 }"],
+            &["reverse_kl_hybrid", "reads 8", "rollout.top_k_max stores 4", "rollout.top_k_max = 8"],
+        ),
+        (&["rollout.draws_kept=tail"], &["reverse_kl_mc", "reads all draws", "rollout.draws_kept is `tail`", "hint:"]),
         (&["learn.rows_per_step=6"], &["learn.rows_per_step is 6", "a unit has 4 rows"]),
         (&["learn.publish_every=2"], &["learn.publish_every is 2 at learn.max_staleness = 0"]),
         (&["rollout.lag=1"], &["rollout.lag is 1, learn.max_staleness 0", "born too stale"]),

@@ -1,7 +1,7 @@
 //! What is made of a store without training it further: a data set, and Hugging Face directories.
 
 use crate::support::{Small, opd, succeeded, text};
-use model::{Device, ScoreRow, ScoringParams, Tokenizer, TopK, Transformer};
+use model::{Device, ScoreRow, ScoringParams, Tokenizer, Transformer};
 use std::path::Path;
 
 const DIGESTS: &str = "select step, weights_digest from steps order by step";
@@ -229,8 +229,9 @@ fn logprobs(dir: &Path) -> Vec<f32> {
         response_ids: &[8, 9, 10],
         draw_ids: &Default::default(),
         sampler_top_ids: &Default::default(),
+        seed: 0,
     };
-    let params = ScoringParams { temperature: 1.0, top_k: TopK { mass: 1.0, max: 1 }, max_tokens_per_batch: 64 };
+    let params = ScoringParams { temperature: 1.0, top_k: None, draws: 0, max_tokens_per_batch: 64 };
     model::score(&network, &[row], &params).unwrap().remove(0).teacher_logprobs
 }
 

@@ -42,6 +42,31 @@ fn killed_between_object_and_commit_a_run_ends_with_the_same_weights() {
     }
 }
 
+/// Proximal weights are in memory only: the learner that is killed has them, and the next one must find them again.
+#[test]
+fn killed_amid_a_batch_of_minibatches_a_run_ends_with_the_same_weights() {
+    // Margins that a single step goes beyond, so that it shows which weights are the proximal ones.
+    let minibatches = |n: u64| {
+        format!(
+            r#"learn.estimator.correction={{ name = "decoupled_ppo", minibatches = {n}, eps_low = 0.001, eps_high = 0.001 }}"#
+        )
+    };
+    let two = minibatches(2);
+    let sets = [two.as_str()];
+    let (whole, small) = (Small::new(), Small::new());
+    succeeded(&whole.run(&sets));
+    // The first commit of the first learner is of its settings: it dies after step 1, the second one after step 3.
+    let output = small.command("run", &sets).env("OPD_FAILPOINT", "learn.after_commit:2").output().unwrap();
+    succeeded(&output);
+    let said = text(&output.stderr);
+    assert!(said.contains("learn-0 died (signal 9)") && !said.contains("it gives weights"), "{said}");
+    assert_eq!(small.sql(DIGESTS), whole.sql(DIGESTS));
+    // Other proximal weights would have been other weights.
+    let alone = Small::new();
+    succeeded(&alone.run(&[&minibatches(1)]));
+    assert_ne!(alone.sql(DIGESTS), whole.sql(DIGESTS));
+}
+
 #[test]
 fn killed_between_two_batches_of_a_unit_a_run_of_two_teachers_ends_with_the_same_weights() {
     // Two units a step, each of two teachers.

@@ -42,7 +42,15 @@ fn answers(small: &Small, prompts: &[Vec<i32>]) -> (Vec<String>, Vec<Vec<String>
         let seed = |i, sample| chance::row_seed(3, i as u64, u64::MAX - sample, 0);
         let asked = rows.iter().map(|&(i, sample)| model::Prompt { ids: prompts[i].clone(), seed: seed(i, sample) });
         let eos = tokenizer.eos_ids().to_vec();
-        let params = SamplingParams { temperature, top_p: 1.0, max_new_tokens: 6, eos, draws: 0, top_k: None };
+        let params = SamplingParams {
+            temperature,
+            top_p: 1.0,
+            max_new_tokens: 6,
+            eos,
+            draws: 0,
+            draws_kept: record::DrawsKept::All,
+            top_k: None,
+        };
         let samples = model::sample(&student, &asked.collect::<Vec<_>>(), &params).unwrap();
         samples.iter().map(|sample| tokenizer.decode(&sample.response_ids).unwrap()).collect()
     };

@@ -91,6 +91,7 @@ fn an_estimator_is_one_line_of_a_pipeline() {
         "{ name = \"reverse_kl_student_top_k\", top_k = 4 }",
         "{ name = \"jsd\", top_k = 8 }",
         "{ name = \"reverse_kl_mc\", draws = 4, correction = { name = \"truncated\", c = 1.5 } }",
+        "{ name = \"reverse_kl_mc\", draws = 4, correction = \"m2po\" }",
     ] {
         let small = Small::new();
         succeeded(&small.run(&[&format!("learn.estimator={estimator}"), "learn.steps=2", "learn.max_staleness=1"]));

@@ -108,7 +108,16 @@ pub async fn start(store: &Store) -> Result<Follower, AnyError> {
         units: Units { prompts: ROWS, samples: 1 },
         score_sets: BTreeMap::from([(
             SET.to_string(),
-            ScoreSet { top_k_mass: 0.9999, top_k_max: 64, draws: 16, codec: "plain".into() },
+            ScoreSet {
+                top_k_mass: 0.9999,
+                top_k_max: 64,
+                top_k_floor: 0.0,
+                draws: 16,
+                draws_kept: record::DrawsKept::All,
+                sampler_top_k: None,
+                teacher_draws: 0,
+                codec: "plain".into(),
+            },
         )]),
         student_config: file.clone(),
         student_tokenizer: file,
@@ -203,6 +212,7 @@ fn batch(unit: u64, chance: &mut Chance) -> Result<ScoredBatch, AnyError> {
         let sample = Sample {
             response_ids: draw_ids.iter().map(|ids| ids[0]).collect(),
             sampler_logprobs: chance.logprobs(n),
+            draws_taken: None,
             draw_counts: draws
                 .iter()
                 .map(|n| (0..*n).map(|_| chance.between(1, 8) as i32).collect::<Vec<_>>())
@@ -234,6 +244,7 @@ fn batch(unit: u64, chance: &mut Chance) -> Result<ScoredBatch, AnyError> {
             draw_teacher_logprobs: chance.like(&draws),
             sampler_top_teacher_logprobs: chance.like(&sampler),
             sampler_top_teacher_tail_logprobs: chance.logprobs(n),
+            teacher_draws: None,
             teacher_entropy: Some(chance.logprobs(n)),
         });
     }

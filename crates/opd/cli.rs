@@ -4,6 +4,7 @@ use crate::{
     config::Pipeline,
     context::Context,
     error::{CommandError, Result},
+    estimate::{self, EstimateArgs},
     export_policy, identity, learn, preflight, score, sft, sql, status,
     stop::Stop,
 };
@@ -61,6 +62,8 @@ enum Command {
         #[arg(long = "set", value_name = "KEY=VALUE")]
         sets: Vec<String>,
     },
+    /// Measure bias, variance and bytes of every estimator on a store's rollouts, with the models at hand.
+    Estimate(EstimateArgs),
     /// Write a policy version as a Hugging Face directory.
     ExportPolicy {
         /// The store: a directory, file:///..., or s3://bucket/prefix.
@@ -75,6 +78,13 @@ enum Command {
     },
     /// Show how a run stands.
     Status {
+        /// The store: a directory, file:///..., or s3://bucket/prefix.
+        store: String,
+    },
+    /// Say what more workers, other cores or another staleness would make of a run.
+    Plan(crate::forecast::Args),
+    /// Print who worked when as a Chrome trace (chrome://tracing, Perfetto).
+    Trace {
         /// The store: a directory, file:///..., or s3://bucket/prefix.
         store: String,
     },
@@ -132,9 +142,12 @@ pub fn run(cli: Cli) -> Result<()> {
                 let stop = Stop::listen();
                 crate::error::off_thread(move || sft::run(&config, &sets, &out, &stop)).await
             }
+            Command::Estimate(args) => estimate::run(args).await,
             Command::ExportPolicy { store, version, dir, dtype } => {
                 export_policy::run(&store, &version, &dir, &dtype, &Stop::listen()).await
             }
+            Command::Trace { store } => crate::trace::run(&store).await,
+            Command::Plan(args) => crate::forecast::run(args).await,
             Command::Status { store } => status::run(&store).await,
             Command::Sql { store, query, at, format } => sql::run(&store, &query, at, format).await,
         }

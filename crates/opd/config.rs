@@ -8,7 +8,7 @@ use crate::{
     teachers::TeacherSection,
 };
 use learner::{EstimatorConfig, LearnerSettings, OptimizerConfig};
-use record::{ScoreSet, Units};
+use record::{DrawsKept, SamplerTopK, ScoreSet, Units};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -97,15 +97,21 @@ pub struct RolloutSection {
     pub top_p: f64,
     /// Longest response.
     pub max_new_tokens: usize,
-    /// Monte-Carlo draws kept at each position, the sampled token included; 0 keeps none.
+    /// Monte-Carlo draws taken at each position, the sampled token included; 0 takes none.
     #[serde(default)]
     pub draws: u32,
+    /// Which of them are kept: `all`, or `tail`, those outside the sampler's top-k, with the number of all.
+    #[serde(default)]
+    pub draws_kept: DrawsKept,
     /// The sampler's top-k that is kept is cut at this mass ...
     #[serde(default = "one_f64")]
     pub top_k_mass: f64,
-    /// ... and at this many entries; 0 keeps none.
+    /// ... and at this many entries, 0 keeps none ...
     #[serde(default)]
     pub top_k_max: u32,
+    /// ... and has no entry less likely than this, but for the first.
+    #[serde(default)]
+    pub top_k_floor: f64,
     /// The policy samples that is this many versions older than the newest: staleness as an experiment's fixed variable.
     #[serde(default)]
     pub lag: u64,
@@ -130,9 +136,15 @@ pub struct ScoreSection {
     /// The teacher's top-k is cut at this mass ...
     #[serde(default = "one_f64")]
     pub top_k_mass: f64,
-    /// ... and at this many entries; 0 keeps none.
+    /// ... and at this many entries, 0 keeps none ...
     #[serde(default)]
     pub top_k_max: u32,
+    /// ... and has no entry less likely than this, but for the first.
+    #[serde(default)]
+    pub top_k_floor: f64,
+    /// Monte-Carlo draws from the teacher at each position; 0 takes none.
+    #[serde(default)]
+    pub draws: u32,
     /// Tokens scored at once.
     #[serde(default = "default_batch_tokens")]
     pub batch_tokens: usize,
@@ -303,7 +315,15 @@ impl Pipeline {
         ScoreSet {
             top_k_mass: self.score.top_k_mass,
             top_k_max: self.score.top_k_max,
+            top_k_floor: self.score.top_k_floor,
             draws: self.rollout.draws,
+            draws_kept: self.rollout.draws_kept,
+            sampler_top_k: Some(SamplerTopK {
+                mass: self.rollout.top_k_mass,
+                max: self.rollout.top_k_max,
+                floor: self.rollout.top_k_floor,
+            }),
+            teacher_draws: self.score.draws,
             codec: "plain".into(),
         }
     }

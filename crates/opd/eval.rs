@@ -110,6 +110,7 @@ fn read_sets(job: &Context, eval: &EvalSection, policy: &PolicyLoader) -> Result
                 max_new_tokens: pipeline.rollout.max_new_tokens,
                 eos: policy.eos_ids().to_vec(),
                 draws: 0,
+                draws_kept: record::DrawsKept::All,
                 top_k: None,
             },
             samples: set.samples,

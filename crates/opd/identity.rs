@@ -6,7 +6,7 @@ use crate::{
     preflight::Inputs,
 };
 use bytes::Bytes;
-use record::{Digest, Job, ObjectRef, Policy, PolicyVersion, PromptSet, Run, Work};
+use record::{Digest, Job, ObjectRef, Policy, PolicyVersion, PromptSet, Run, ScoreSet, Work};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -58,7 +58,11 @@ pub async fn create(store: &Store, pipeline: &Pipeline, inputs: &Inputs, incarna
         teachers: inputs.teacher_digests.clone(),
         prompts: inputs.prompts.clone(),
         units: pipeline.units(),
-        score_sets: BTreeMap::from([(pipeline.score.set.clone(), pipeline.score_set())]),
+        // Checked above to be the pipeline's, as far as the run says.
+        score_sets: match &begun {
+            Some(run) => run.score_sets.clone(),
+            None => BTreeMap::from([(pipeline.score.set.clone(), pipeline.score_set())]),
+        },
         student_config,
         student_tokenizer,
         student_files,
@@ -118,7 +122,12 @@ pub fn check(run: &Run, pipeline: &Pipeline) -> Result<()> {
         return differs("cut of prompts", text(run.units), text(pipeline.units()));
     }
     let set = pipeline.score_set();
-    if run.score_sets.get(&pipeline.score.set) != Some(&set) {
+    // A run of an earlier program says nothing of the sampler's top-k.
+    let recorded = run.score_sets.get(&pipeline.score.set).map(|recorded| {
+        let sampler_top_k = recorded.sampler_top_k.or(set.sampler_top_k);
+        ScoreSet { sampler_top_k, ..recorded.clone() }
+    });
+    if recorded.as_ref() != Some(&set) {
         return differs("score sets", format!("{:?}", run.score_sets), format!("`{}` {set:?}", pipeline.score.set));
     }
     Ok(())

@@ -6,16 +6,20 @@ use crate::{
     error::{CommandError, Result, off_thread},
     events,
     failpoint::Point,
+    identity,
     output::say,
     plan::{self, Learn, Next},
     policy::PolicyLoader,
     score::drop_damaged,
+    score_set,
+    teachers::TEACHER,
 };
 use bytes::Bytes;
 use futures::TryStreamExt;
 use learner::{EstimatorConfig, Learner, LearnerSettings, OptimizerConfig, StepReport, TrainRow};
 use record::{BatchId, BatchRows, ConsumedRollout, Digest, Event, Policy, PolicyVersion, StepCommit, encode_step};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use store::{BatchError, Scored, SelectedBatch, Snapshot, StoreError};
 
 /// What decides an update beside weights, moments and rows; recorded with each step.
@@ -60,6 +64,11 @@ struct Outcome {
 /// Anything that keeps it from going on, another learner among it; what is committed stays.
 pub async fn run(mut job: Context) -> Result<()> {
     let settings = StepSettings::of(&job.pipeline);
+    // The pipeline's keys and the store agree, as far as the store says what it holds: this is what it says.
+    let (url, name) = (&job.pipeline.store.url, &job.pipeline.score.set);
+    if let Some(set) = job.now().run.score_sets.get(name) {
+        score_set::check(url, name, set, &settings.estimator)?;
+    }
     let mut trainee = resume(&mut job, &settings).await?;
     record_settings(&mut job).await?;
     let (pace, score_set) = (job.pace(), job.pipeline.score.set.clone());
@@ -145,7 +154,7 @@ async fn resume(job: &mut Context, settings: &StepSettings) -> Result<Trainee> {
             .map_err(|error| CommandError::new(format!("settings of step {}: {error}", recorded.step)))?;
         // The learner stays where it is; everything else is as it was then, the number of threads included.
         let (device, threads) = (std::mem::replace(&mut then.device, settings.device.clone()), then.threads);
-        trainee = with_settings(trainee, then)?;
+        trainee = with_teacher(job, with_settings(trainee, then)?).await?;
         let portions = match fetch(job, recorded_minibatch(job.now(), &recorded)?).await {
             Ok(portions) => portions,
             Err(Unread::Fatal(error)) => return Err(error),
@@ -168,7 +177,7 @@ async fn resume(job: &mut Context, settings: &StepSettings) -> Result<Trainee> {
         }
         trainee = outcome.trainee;
     }
-    with_settings(trainee, settings.clone())
+    with_teacher(job, with_settings(trainee, settings.clone())?).await
 }
 
 /// The same weights and moments under other settings.
@@ -176,10 +185,30 @@ fn with_settings(trainee: Trainee, settings: StepSettings) -> Result<Trainee> {
     if trainee.settings == settings {
         return Ok(trainee);
     }
-    let moments = trainee.learner.optimizer().to_safetensors()?;
-    let mut learner = Learner::new(trainee.learner.into_student(), settings.optimizer, settings.cut)?;
+    let Trainee { learner: mut before, version, diverged, .. } = trainee;
+    let (moments, teacher) = (before.optimizer().to_safetensors()?, before.take_teacher());
+    let mut learner = Learner::new(before.into_student(), settings.optimizer, settings.cut)?;
     learner.optimizer_mut().load_safetensors(&moments)?;
-    Ok(Trainee { learner, settings, ..trainee })
+    learner.set_teacher(teacher)?;
+    Ok(Trainee { learner, version, settings, diverged })
+}
+
+/// The same with the run's one teacher beside it, if that is what its estimator needs.
+async fn with_teacher(job: &Context, mut trainee: Trainee) -> Result<Trainee> {
+    if !trainee.settings.estimator.needs().teacher || trainee.learner.has_teacher() {
+        return Ok(trainee);
+    }
+    let (run, pipeline, device) = (job.now().run.clone(), job.pipeline.clone(), trainee.settings.device.clone());
+    let teacher = off_thread(move || {
+        let ids: BTreeSet<String> = pipeline.all_teachers().into_keys().map(str::to_string).collect();
+        identity::check_teachers(&run, &pipeline, &ids)?;
+        // The settings' check has seen that there is one, or this estimator is of steps that were made with one.
+        let id = ids.first().map_or(TEACHER, String::as_str);
+        pipeline.load_teacher(id, model::device(&device)?)
+    })
+    .await?;
+    trainee.learner.set_teacher(Some(teacher))?;
+    Ok(trainee)
 }
 
 /// Why rows could not be read.

@@ -2,8 +2,8 @@
 //!
 //! A job is a loop: follow the log, plan what is next ([`plan`], pure), do it, put an object, append the commit that names
 //! it ([`events`], pure). How far the jobs run apart is [`pace`]. [`rollout`], [`score`], [`learn`] and [`eval`] are such loops;
-//! [`mod@run`] starts them as processes and watches the log; [`status`] and [`sql`] read it, [`export_policy`] and [`sft`] make
-//! something of it.
+//! [`mod@run`] starts them as processes and watches the log; [`status`], [`sql`], [`mod@trace`], [`forecast`] and
+//! [`mod@estimate`] read it, [`export_policy`] and [`sft`] make something of it.
 //! [`config`] is the pipeline that all of them are given, [`preflight`] what is checked before any of them works.
 #![warn(missing_docs)]
 
@@ -12,10 +12,12 @@ pub mod cli;
 pub mod config;
 pub mod context;
 pub mod error;
+pub mod estimate;
 pub mod eval;
 pub mod events;
 pub mod export_policy;
 pub mod failpoint;
+pub mod forecast;
 pub mod identity;
 pub mod learn;
 pub mod model_files;
@@ -31,9 +33,11 @@ pub mod recorded;
 pub mod rollout;
 pub mod run;
 pub mod score;
+pub mod score_set;
 pub mod sft;
 pub mod simulation;
 pub mod sql;
 pub mod status;
 pub mod stop;
 pub mod teachers;
+pub mod trace;

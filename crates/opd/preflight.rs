@@ -7,11 +7,12 @@ use crate::{
     config::Pipeline,
     error::{CommandError, Result},
     identity::model_digest,
-    model_files, teachers,
+    model_files, score_set, teachers,
 };
+use learner::estimator::Pass;
 use model::{Device, ModelConfig, Tokenizer, Transformer};
 use prompts::check_prompts;
-use record::{Digest, PromptSet};
+use record::{Digest, DrawsKept, PromptSet};
 use std::{collections::BTreeMap, path::Path};
 
 /// What a run is made of, read and checked.
@@ -134,6 +135,11 @@ pub fn check_settings(pipeline: &Pipeline) -> Result<()> {
             return fault(format!("{key} is {share}"), "it is a share of the mass: above 0, at most 1");
         }
     }
+    for (key, floor) in [("rollout.top_k_floor", rollout.top_k_floor), ("score.top_k_floor", score.top_k_floor)] {
+        if !(0.0..1.0).contains(&floor) {
+            return fault(format!("{key} is {floor}"), "it is the least probability of an entry: 0 or more, below 1");
+        }
+    }
     let unit = u64::from(rollout.prompts_per_unit) * u64::from(rollout.samples_per_prompt);
     if !u64::from(learn.rows_per_step).is_multiple_of(unit) {
         let what = format!("learn.rows_per_step is {}, a unit has {unit} rows", learn.rows_per_step);
@@ -173,6 +179,18 @@ pub fn check_settings(pipeline: &Pipeline) -> Result<()> {
         );
         return fault(what, "a checkpoint needs the weights of its version: make it a multiple of publish_every");
     }
+    if let Pass::Proximal { minibatches } = learn.estimator.estimator().pass()
+        && !learn.checkpoint_every.is_multiple_of(minibatches)
+    {
+        let what = format!(
+            "learn.checkpoint_every is {}, learn.estimator.correction.minibatches is {minibatches}",
+            learn.checkpoint_every
+        );
+        return fault(
+            what,
+            "a learner that resumes amid a batch has lost the weights from before it: make checkpoint_every a multiple of minibatches",
+        );
+    }
     if !(pipeline.run.claim_timeout_s > 0.0 && pipeline.run.claim_timeout_s.is_finite()) {
         return fault(format!("run.claim_timeout_s is {}", pipeline.run.claim_timeout_s), "it must be above 0");
     }
@@ -191,11 +209,26 @@ fn check_estimator(pipeline: &Pipeline) -> Result<()> {
         ("rollout.draws", rollout.draws, needs.draws),
         ("score.top_k_max", score.top_k_max, needs.teacher_top_k),
         ("rollout.top_k_max", rollout.top_k_max, needs.sampler_top_k),
+        ("score.draws", score.draws, needs.teacher_draws),
     ] {
         if (stored as usize) < needed {
             let what = format!("learn.estimator `{name}` reads {needed}, {key} stores {stored}");
             return fault(what, format!("store at least as many: {key} = {needed}"));
         }
+    }
+    if rollout.draws_kept == DrawsKept::Tail && (rollout.draws == 0 || rollout.top_k_max == 0) {
+        let (draws, top_k) = (rollout.draws, rollout.top_k_max);
+        let what = format!("rollout.draws_kept is `tail`, rollout.draws {draws}, rollout.top_k_max {top_k}");
+        return fault(what, "a tail is what lies outside a top-k: take draws and keep a top-k, or all draws".into());
+    }
+    if let Some((what, hint)) = score_set::lacks_draws(rollout.draws_kept, rollout.top_k_max, &needs) {
+        let what = format!("learn.estimator `{name}` {what}; rollout.draws_kept is `tail`");
+        return fault(what, format!("{hint}, or rollout.draws_kept = \"all\""));
+    }
+    let teachers = pipeline.all_teachers().len();
+    if needs.teacher && teachers > 1 {
+        let what = format!("learn.estimator `{name}` has the teacher beside the learner; the pipeline has {teachers}");
+        return fault(what, "keep one teacher, or take an estimator that reads stored scores".into());
     }
     let altered = rollout.top_p < 1.0;
     if altered && needs.whole_distribution {
@@ -216,6 +249,14 @@ fn check_estimator(pipeline: &Pipeline) -> Result<()> {
 struct Checked {
     config: ModelConfig,
     tokenizer: Tokenizer,
+}
+
+/// The tokenizer of a model whose directory is named by `key` and is found whole.
+///
+/// # Errors
+/// If it is not.
+pub fn check_tokenizer(key: &str, dir: &Path) -> Result<Tokenizer> {
+    Ok(check_model(key, dir)?.tokenizer)
 }
 
 fn check_model(key: &str, dir: &Path) -> Result<Checked> {
@@ -243,3 +284,6 @@ fn with_all_eos(dir: &Path, eos: &[i32]) -> Result<String> {
 fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(|error| CommandError::new(format!("`{}`: {error}", path.display())))
 }
+
+#[cfg(test)]
+mod tests;

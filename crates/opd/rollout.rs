@@ -77,7 +77,12 @@ fn sampling_params(job: &Context, eos: &[i32]) -> SamplingParams {
         max_new_tokens: rollout.max_new_tokens,
         eos: eos.to_vec(),
         draws: rollout.draws as usize,
-        top_k: (rollout.top_k_max > 0).then_some(TopK { mass: rollout.top_k_mass, max: rollout.top_k_max as usize }),
+        draws_kept: rollout.draws_kept,
+        top_k: (rollout.top_k_max > 0).then_some(TopK {
+            mass: rollout.top_k_mass,
+            max: rollout.top_k_max as usize,
+            floor: rollout.top_k_floor,
+        }),
     }
 }
 

@@ -84,7 +84,12 @@ fn scoring_params(job: &Context, rollouts: &RolloutBatch) -> ScoringParams {
     let score = &job.pipeline.score;
     ScoringParams {
         temperature: f64::from(rollouts.row(0).temperature),
-        top_k: TopK { mass: score.top_k_mass, max: score.top_k_max as usize },
+        top_k: (score.top_k_max > 0).then_some(TopK {
+            mass: score.top_k_mass,
+            max: score.top_k_max as usize,
+            floor: score.top_k_floor,
+        }),
+        draws: score.draws as usize,
         max_tokens_per_batch: score.batch_tokens,
     }
 }
@@ -104,6 +109,7 @@ pub fn score(teacher: &Transformer, rollouts: RolloutBatch, params: &ScoringPara
             response_ids: row.response_ids,
             draw_ids,
             sampler_top_ids,
+            seed: row.seed,
         })
         .collect();
     let scores = model::score(teacher, &rows, params)?;

@@ -21,7 +21,7 @@ use record::{
 use std::collections::{BTreeMap, BTreeSet};
 use store::Snapshot;
 
-const SET: &str = "main";
+pub(crate) const SET: &str = "main";
 
 /// What a run does in a simulation.
 #[derive(Clone, Copy, Debug)]
@@ -79,10 +79,10 @@ pub struct Outcome {
 }
 
 /// A splitmix64 sequence: chance is the seed's alone.
-struct Chance(u64);
+pub(crate) struct Chance(pub u64);
 
 impl Chance {
-    fn below(&mut self, n: u64) -> u64 {
+    pub fn below(&mut self, n: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -291,7 +291,7 @@ impl Simulation {
 }
 
 /// The id of a simulation's teacher.
-fn teacher(i: u32) -> String {
+pub(crate) fn teacher(i: u32) -> String {
     format!("teacher-{i}")
 }
 
@@ -308,7 +308,16 @@ pub(crate) fn identity(unit_rows: u32, teachers: u32, seed: u64) -> Run {
         units: Units { prompts: unit_rows, samples: 1 },
         score_sets: BTreeMap::from([(
             SET.to_string(),
-            ScoreSet { top_k_mass: 1.0, top_k_max: 4, draws: 1, codec: "plain".into() },
+            ScoreSet {
+                top_k_mass: 1.0,
+                top_k_max: 4,
+                top_k_floor: 0.0,
+                draws: 1,
+                draws_kept: record::DrawsKept::All,
+                sampler_top_k: None,
+                teacher_draws: 0,
+                codec: "plain".into(),
+            },
         )]),
         student_config: object.clone(),
         student_tokenizer: object.clone(),
@@ -317,7 +326,7 @@ pub(crate) fn identity(unit_rows: u32, teachers: u32, seed: u64) -> Run {
     }
 }
 
-fn commit(seq: u64, worker: &str, job: Job, event: Event) -> Commit {
+pub(crate) fn commit(seq: u64, worker: &str, job: Job, event: Event) -> Commit {
     let work = Work {
         worker: worker.into(),
         incarnation: worker.into(),

@@ -1,6 +1,6 @@
 //! `opd status`: how a run stands, from its log alone.
 
-use crate::{error::Result, output::show};
+use crate::{error::Result, output::show, trace::stages_busy};
 use record::{Commit, EvalCommit, Event, Job, Ratio};
 use std::{collections::BTreeMap, fmt::Write};
 use store::{Snapshot, Store, StoreOptions};
@@ -28,6 +28,9 @@ pub async fn summary(store: &Store, now: &Snapshot) -> Result<String> {
     steps(&mut text, now, &commits);
     rows(&mut text, now);
     jobs(&mut text, now, &commits);
+    if let Some(busy) = stages_busy(&commits) {
+        row(&mut text, "overlap", &format!("{busy:.2} of the 3 stages at work at once"));
+    }
     let usage = store.usage().await?;
     let total: u64 = usage.values().map(|of| of.bytes).sum();
     let parts: Vec<String> = usage.iter().map(|(kind, of)| format!("{} {}", kind.as_str(), size(of.bytes))).collect();

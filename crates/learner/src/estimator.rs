@@ -7,13 +7,17 @@
 
 mod correction;
 mod cross_entropy;
+mod decoupled_ppo;
+mod exact;
 mod forward_kl;
 mod forward_kl_mc;
 mod jsd;
+mod m2po;
 #[cfg(test)]
 pub(crate) mod oracle;
 mod over_support;
 mod ppo;
+mod reverse_kl_hybrid;
 mod reverse_kl_mc;
 mod reverse_kl_top_k;
 mod skewed_kl;
@@ -21,11 +25,15 @@ mod top_k_ppo;
 
 pub use correction::Correction;
 pub use cross_entropy::CrossEntropy;
+pub use decoupled_ppo::DecoupledPpo;
+pub use exact::{Exact, ExactDivergence};
 pub use forward_kl::ForwardKl;
-pub use forward_kl_mc::ForwardKlMc;
+pub use forward_kl_mc::{DrawnFrom, ForwardKlMc};
 pub use jsd::Jsd;
+pub use m2po::M2po;
 pub use over_support::{Tail, TopKOf};
 pub use ppo::Clip;
+pub use reverse_kl_hybrid::{Baseline, Head, ReverseKlHybrid};
 pub(crate) use reverse_kl_mc::LOG_RHO_LIMIT;
 pub use reverse_kl_mc::{Advantage, ReverseKlMc};
 pub use reverse_kl_top_k::{ReverseKlStudentTopK, ReverseKlTeacherTopK};
@@ -51,6 +59,18 @@ pub enum Support {
     },
     /// Monte-Carlo draws from the sampler, ids with counts.
     Draws,
+    /// Monte-Carlo draws from the teacher, ids with counts.
+    TeacherDraws,
+    /// A head over which the sum is exact, at most `k` ids of each top-k in it, and Monte-Carlo draws from the sampler for what is
+    /// outside. The tails are those of the head; a draw inside it is none of the candidates of its own, but is counted.
+    HeadAndDraws {
+        /// What the head is.
+        head: Head,
+        /// Most ids read of a top-k.
+        k: usize,
+    },
+    /// All ids: the teacher itself is at hand.
+    Vocabulary,
     /// The response token itself, from whoever wrote it.
     Token,
 }
@@ -62,17 +82,23 @@ pub enum Support {
 pub struct Candidates {
     /// Which entries are candidates, `[N, J]`, bool.
     pub mask: Tensor,
+    /// Which of them are of an exact part: all of a top-k, none of draws, `[N, J]`, bool.
+    pub in_head: Tensor,
     /// How often each was drawn, `[N, J]`.
     pub counts: Tensor,
+    /// How many draws the position has, m, those that are no candidates included, `[N]`.
+    pub draws: Tensor,
     /// log p of the learner's current student, `[N, J]`.
     pub learner_logprobs: Tensor,
+    /// log p of the proximal weights, `[N, J]`; NaN without [`Pass::Proximal`].
+    pub proximal_logprobs: Tensor,
     /// log q of the teacher, `[N, J]`.
     pub teacher_logprobs: Tensor,
     /// log b of the student that sampled, `[N, J]`.
     pub sampler_logprobs: Tensor,
-    /// log of the learner's mass outside the candidates, summed over that complement, `[N]`.
+    /// log of the learner's mass outside the candidates (outside those `in_head`), summed over that complement, `[N]`.
     pub learner_tail: Tensor,
-    /// log of the teacher's mass outside the candidates, `[N]`.
+    /// log of the teacher's mass outside the same, `[N]`.
     pub teacher_tail: Tensor,
 }
 
@@ -150,6 +176,22 @@ pub enum Divergence {
     ForwardKl,
 }
 
+/// What must be known of the whole minibatch before its positions can be ruled on: a pass over all of its microbatches without
+/// gradients, which keeps log-probabilities at the candidates only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Nothing: positions are ruled on one by one.
+    None,
+    /// All candidates under the current student; [`Estimator::settle`] makes the rule of this minibatch from them.
+    Statistics,
+    /// [`Candidates::proximal_logprobs`]: the candidates under the weights from before the first of these many minibatches in a
+    /// row. The first of them needs no pass: there the proximal weights are the current ones.
+    Proximal {
+        /// Optimizer steps that have the proximal weights in common, 1 or more.
+        minibatches: u64,
+    },
+}
+
 /// A rule from log-probabilities to coefficients.
 pub trait Estimator: Send + Sync + std::fmt::Debug {
     /// Its name in pipelines and messages.
@@ -168,7 +210,11 @@ pub trait Estimator: Send + Sync + std::fmt::Debug {
         match self.support() {
             Support::TeacherTopK { k } => Needs { teacher_top_k: k, ..Needs::default() },
             Support::SamplerTopK { k } => Needs { sampler_top_k: k, ..Needs::default() },
-            Support::Draws | Support::Token => Needs::default(),
+            Support::Draws
+            | Support::TeacherDraws
+            | Support::HeadAndDraws { .. }
+            | Support::Vocabulary
+            | Support::Token => Needs::default(),
         }
     }
 
@@ -178,6 +224,17 @@ pub trait Estimator: Send + Sync + std::fmt::Debug {
     /// [`LearnError::Setting`] with the key.
     fn validate(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// What it needs to know of the whole minibatch first; by default nothing.
+    fn pass(&self) -> Pass {
+        Pass::None
+    }
+
+    /// The rule of one minibatch, from all its candidates in any cut; `None`: it is this one. Asked for after
+    /// [`Pass::Statistics`] only. Candidates that are not finite are passed over: they are refused when they are ruled on.
+    fn settle(&self, _minibatch: &[Candidates]) -> Option<Box<dyn Estimator>> {
+        None
     }
 
     /// The rule. Tensors may be of any kind of float; what comes back has the same.
@@ -200,23 +257,33 @@ pub enum EstimatorConfig {
     Jsd(Jsd),
     /// KL(student || teacher) over Monte-Carlo draws of the sampler.
     ReverseKlMc(ReverseKlMc),
-    /// KL(teacher || student) over Monte-Carlo draws of the sampler.
+    /// KL(student || teacher), exact over a top-k and over Monte-Carlo draws of the sampler outside it.
+    ReverseKlHybrid(ReverseKlHybrid),
+    /// KL(teacher || student) over Monte-Carlo draws of the sampler or of the teacher.
     ForwardKlMc(ForwardKlMc),
     /// The PPO rule over the sampling student's top-k.
     TopKPpo(TopKPpo),
+    /// A divergence over the whole vocabulary, the teacher beside the learner.
+    Exact(Exact),
 }
 
 /// What rollout and score jobs must cache for an estimator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
-    /// Draws a position.
+    /// Draws of the sampler a position.
     pub draws: usize,
+    /// Draws of the teacher a position.
+    pub teacher_draws: usize,
     /// Ids of the teacher's top-k.
     pub teacher_top_k: usize,
     /// Ids of the sampler's top-k.
     pub sampler_top_k: usize,
     /// Whether the sampler must sample from its whole distribution (top_p = 1).
     pub whole_distribution: bool,
+    /// Whether it must have all of the draws, and not only those outside the sampler's top-k.
+    pub all_draws: bool,
+    /// Whether the teacher itself must be beside the learner.
+    pub teacher: bool,
 }
 
 impl EstimatorConfig {
@@ -229,8 +296,10 @@ impl EstimatorConfig {
             Self::SkewedKl(rule) => rule,
             Self::Jsd(rule) => rule,
             Self::ReverseKlMc(rule) => rule,
+            Self::ReverseKlHybrid(rule) => rule,
             Self::ForwardKlMc(rule) => rule,
             Self::TopKPpo(rule) => rule,
+            Self::Exact(rule) => rule,
         }
     }
 
@@ -281,8 +350,11 @@ mod tests {
         let mc = read(r#"{"name": "reverse_kl_mc", "draws": 16, "advantage": "current", "correction": "importance"}"#)
             .unwrap();
         assert_eq!(mc, read(r#"{"name": "reverse_kl_mc", "draws": 16}"#).unwrap());
-        assert_eq!(mc.needs(), Needs { draws: 16, whole_distribution: true, ..Needs::default() });
+        assert_eq!(mc.needs(), Needs { draws: 16, whole_distribution: true, all_draws: true, ..Needs::default() });
         assert_eq!(mc.estimator().support(), Support::Draws);
+        let of_teacher = read(r#"{"name": "forward_kl_mc", "draws": 16, "from": "teacher"}"#).unwrap();
+        assert_eq!(of_teacher.needs(), Needs { teacher_draws: 16, ..Needs::default() });
+        assert_eq!(of_teacher.estimator().support(), Support::TeacherDraws);
         let forward = read(r#"{"name": "forward_kl", "top_k": 64, "tail": "bucket"}"#).unwrap();
         assert_eq!(forward.needs(), Needs { teacher_top_k: 64, ..Needs::default() });
         assert_eq!(forward.estimator().support(), Support::TeacherTopK { k: 64 });
@@ -308,6 +380,8 @@ mod tests {
             (r#"{"name": "jsd", "top_k": 0}"#, ["estimator.top_k", "is 0"]),
             (r#"{"name": "jsd", "top_k": 4, "beta": 0}"#, ["estimator.beta", "above 0 and below 1"]),
             (r#"{"name": "reverse_kl_mc", "draws": 0}"#, ["estimator.draws", "is 0"]),
+            (r#"{"name": "reverse_kl_hybrid", "top_k": 0, "draws": 1}"#, ["estimator.top_k", "is 0"]),
+            (r#"{"name": "reverse_kl_hybrid", "top_k": 4, "draws": 0}"#, ["estimator.draws", "is 0"]),
             (r#"{"name": "forward_kl_mc", "draws": 0}"#, ["estimator.draws", "is 0"]),
             (r#"{"name": "top_k_ppo", "top_k": 0}"#, ["estimator.top_k", "is 0"]),
             (r#"{"name": "top_k_ppo", "top_k": 3, "eps_low": -1}"#, ["estimator.eps_low", "is -1"]),
@@ -333,8 +407,15 @@ mod tests {
             (r#"{"name": "jsd", "top_k": 3}"#, [0, 3, 0]),
             (r#"{"name": "jsd", "top_k": 3, "beta": 0.9, "support": "student_top_k", "tail": "drop"}"#, [0, 0, 3]),
             (r#"{"name": "reverse_kl_mc", "draws": 3}"#, [3, 0, 0]),
+            (r#"{"name": "reverse_kl_hybrid", "top_k": 5, "draws": 3}"#, [3, 0, 5]),
+            (r#"{"name": "reverse_kl_hybrid", "top_k": 5, "draws": 3, "head": "teacher_top_k"}"#, [3, 5, 0]),
+            (r#"{"name": "reverse_kl_hybrid", "top_k": 5, "draws": 3, "head": "union"}"#, [3, 5, 5]),
+            (r#"{"name": "reverse_kl_hybrid", "top_k": 5, "draws": 3, "baseline": "leave_one_out"}"#, [3, 0, 5]),
             (r#"{"name": "forward_kl_mc", "draws": 3}"#, [3, 0, 0]),
+            (r#"{"name": "forward_kl_mc", "draws": 3, "from": "teacher"}"#, [0, 0, 0]),
             (r#"{"name": "top_k_ppo", "top_k": 3, "advantage": "rollout", "dual_clip": 2}"#, [0, 0, 3]),
+            (r#"{"name": "exact", "divergence": "jsd", "beta": 0.25}"#, [0, 0, 0]),
+            (r#"{"name": "exact", "divergence": "reverse_kl"}"#, [0, 0, 0]),
             (r#"{"name": "reverse_kl_mc", "draws": 3, "advantage": "rollout", "correction": "none"}"#, [3, 0, 0]),
             (r#"{"name": "reverse_kl_mc", "draws": 3, "correction": {"name": "truncated", "c": 4}}"#, [3, 0, 0]),
             (r#"{"name": "reverse_kl_mc", "draws": 3, "correction": {"name": "ppo", "dual_clip": 3}}"#, [3, 0, 0]),

@@ -13,7 +13,9 @@
 
 use crate::{
     Result,
-    estimator::{Candidates, Estimator, Fault, ForwardKl, ReverseKlMc, Ruling, Support, Tail},
+    estimator::{
+        Baseline, Candidates, Estimator, Fault, ForwardKl, Head, ReverseKlHybrid, ReverseKlMc, Ruling, Support, Tail,
+    },
 };
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
@@ -21,12 +23,19 @@ use tch::{Kind, Tensor};
 /// The cached columns of one support at N positions, on the learner's device.
 #[derive(Debug)]
 pub struct Columns {
-    /// Candidate ids, `[N, J]`, int64. Padding repeats the position's first candidate, or is 0 where it has none.
+    /// Which.
+    pub support: Support,
+    /// Candidate ids, `[N, J]`, int64. Padding repeats the position's first candidate, which is of the head
+    /// where there is one, or is 0 where it has none.
     pub ids: Tensor,
     /// Which entries are candidates, `[N, J]`, bool.
     pub mask: Tensor,
+    /// Which of them are of an exact part: all of a top-k, none of draws, `[N, J]`, bool.
+    pub in_head: Tensor,
     /// How often each was drawn, `[N, J]`; 1 for other supports.
     pub counts: Tensor,
+    /// How many draws a position has, m, `[N]`; NaN for other supports.
+    pub draws: Tensor,
     /// log q, `[N, J]`; NaN where not cached.
     pub teacher_logprobs: Tensor,
     /// log b, `[N, J]`; NaN where not cached.
@@ -40,8 +49,11 @@ impl Columns {
         let cut = |t: &Tensor| t.f_narrow(0, start, length);
         Ok(Self {
             ids: cut(&self.ids)?,
+            support: self.support,
             mask: cut(&self.mask)?,
+            in_head: cut(&self.in_head)?,
             counts: cut(&self.counts)?,
+            draws: cut(&self.draws)?,
             teacher_logprobs: cut(&self.teacher_logprobs)?,
             sampler_logprobs: cut(&self.sampler_logprobs)?,
             teacher_tail: cut(&self.teacher_tail)?,
@@ -58,10 +70,34 @@ pub struct Positions {
     pub temperature: Tensor,
     /// What the estimator looks at.
     pub support: Columns,
-    /// All draws, for the reverse KL that is reported; `None` where no row has any, or `support` is all of them.
+    /// The draws, for the reverse KL that is reported: all, or where only some are kept, those and the head outside which they
+    /// lie. `None` where no row has any, or `support` is the same.
     pub draws: Option<Columns>,
     /// The teacher's top-k as stored, for the forward KL that is reported; `None` where no row has any.
     pub teacher_top_k: Option<Columns>,
+    /// log p of the proximal weights at what the estimator looks at.
+    pub proximal: Proximal,
+}
+
+/// Where log p of the proximal weights comes from.
+#[derive(Debug)]
+pub enum Proximal {
+    /// Nobody asked for it: NaN.
+    Unknown,
+    /// The proximal weights are the current ones.
+    Learner,
+    /// An earlier pass, `[N, J]`, float64.
+    Gathered(Tensor),
+}
+
+impl Proximal {
+    fn logprobs(&self, of: &Candidates, start: i64, length: i64) -> Result<Tensor> {
+        Ok(match self {
+            Self::Unknown => of.learner_logprobs.f_full_like(f64::NAN)?,
+            Self::Learner => of.learner_logprobs.shallow_clone(),
+            Self::Gathered(logprobs) => logprobs.f_narrow(0, start, length)?,
+        })
+    }
 }
 
 /// What the head gives back for N positions; all without autograd.
@@ -112,7 +148,8 @@ pub fn chunked_head(
         let mut student = Softmax::new(&scaled, weight)?;
 
         let support = positions.support.narrow(start, length)?;
-        let ids = student.candidates(&support, has_tail(estimator.support()))?;
+        let mut ids = student.candidates(&support)?;
+        ids.proximal_logprobs = positions.proximal.logprobs(&ids, start, length)?;
         let ruling = estimator.rule(&ids);
         if fault.is_none() {
             fault = first_fault(&ruling)?.map(|(at, fault)| (start as usize + at, fault));
@@ -131,10 +168,11 @@ pub fn chunked_head(
                 // Where the estimator looks at the very same columns, they are not given twice.
                 return Ok((estimator.support() == rule.support()).then(|| rule.rule(&ids).value));
             };
-            let ids = student.candidates(&columns.narrow(start, length)?, has_tail(rule.support()))?;
+            let ids = student.candidates(&columns.narrow(start, length)?)?;
             Result::Ok(Some(rule.rule(&ids).value))
         };
-        let reverse_kl = report(&positions.draws, &REVERSE_KL)?;
+        let whole = positions.draws.as_ref().is_none_or(|columns| columns.support == Support::Draws);
+        let reverse_kl = report(&positions.draws, if whole { &REVERSE_KL } else { &REVERSE_KL_OF_TAIL_DRAWS })?;
         let forward_kl = report(&positions.teacher_top_k, &FORWARD_KL)?;
 
         let token_ids = cut(&positions.token_ids)?.f_unsqueeze(1)?;
@@ -161,17 +199,33 @@ pub fn chunked_head(
     })
 }
 
-/// The rules of the two divergences that are reported whatever is trained on; they read all that is cached.
+/// The candidates of `positions`, a chunk of them after the other, under a network with hidden states `[N, D]` and head `weight`:
+/// the forward half of [`chunked_head`].
+///
+/// # Errors
+/// Only what libtorch refuses.
+pub(crate) fn gather(hidden: &Tensor, weight: &Tensor, positions: &Positions, chunk: usize) -> Result<Vec<Candidates>> {
+    let _guard = tch::no_grad_guard();
+    let (n, chunk) = (hidden.size2()?.0, chunk.max(1) as i64);
+    let chunk_at = |start: i64| {
+        let length = chunk.min(n - start);
+        let cut = |t: &Tensor| t.f_narrow(0, start, length);
+        let inverse = cut(&positions.temperature)?.f_to_kind(hidden.kind())?.f_reciprocal()?.f_unsqueeze(1)?;
+        Softmax::new(&cut(hidden)?.f_mul(&inverse)?, weight)?.candidates(&positions.support.narrow(start, length)?)
+    };
+    (0..n).step_by(chunk as usize).map(chunk_at).collect()
+}
+
+/// The rules of the two divergences that are reported whatever is trained on; they read all that is cached. A mean over the
+/// draws outside a top-k would be none of all draws: there the hybrid's value is reported, which is unbiased too.
 const REVERSE_KL: ReverseKlMc = ReverseKlMc {
     draws: usize::MAX,
     advantage: crate::estimator::Advantage::Current,
     correction: crate::estimator::Correction::Importance {},
 };
+const REVERSE_KL_OF_TAIL_DRAWS: ReverseKlHybrid =
+    ReverseKlHybrid { top_k: usize::MAX, draws: usize::MAX, head: Head::StudentTopK, baseline: Baseline::Tail };
 const FORWARD_KL: ForwardKl = ForwardKl { top_k: usize::MAX, tail: Tail::Bucket };
-
-fn has_tail(support: Support) -> bool {
-    matches!(support, Support::TeacherTopK { .. } | Support::SamplerTopK { .. })
-}
 
 /// The student's distribution over a chunk, as `exp(z - max)` and its sum.
 struct Softmax {
@@ -206,40 +260,49 @@ impl Softmax {
         Ok(self.shifted.f_gather(1, ids, false)?.f_to_kind(Kind::Double)?.f_sub(&self.log_sum)?)
     }
 
-    fn candidates(&mut self, columns: &Columns, tail: bool) -> Result<Candidates> {
+    fn candidates(&mut self, columns: &Columns) -> Result<Candidates> {
         let double = |t: &Tensor| t.f_to_kind(Kind::Double);
         let teacher_tail = double(&columns.teacher_tail)?;
-        let (learner_logprobs, learner_tail) = if tail {
-            self.logprobs_and_tail(columns)?
-        } else {
-            (self.logprobs(&columns.ids)?, teacher_tail.f_full_like(f64::NAN)?)
+        let (learner_logprobs, learner_tail) = match columns.support {
+            Support::TeacherTopK { .. } | Support::SamplerTopK { .. } | Support::HeadAndDraws { .. } => {
+                self.logprobs_and_tail(columns)?
+            }
+            Support::Draws | Support::TeacherDraws | Support::Vocabulary | Support::Token => {
+                (self.logprobs(&columns.ids)?, teacher_tail.f_full_like(f64::NAN)?)
+            }
         };
         Ok(Candidates {
             mask: columns.mask.shallow_clone(),
+            in_head: columns.in_head.shallow_clone(),
             counts: double(&columns.counts)?,
+            draws: double(&columns.draws)?,
             teacher_logprobs: double(&columns.teacher_logprobs)?,
             sampler_logprobs: double(&columns.sampler_logprobs)?,
+            proximal_logprobs: learner_logprobs.f_full_like(f64::NAN)?,
             learner_logprobs,
             learner_tail,
             teacher_tail,
         })
     }
 
-    /// log p at the candidates, `[n, J]`, and log of the mass outside them, `[n]`, both float64: the candidates' entries are set
+    /// log p at the candidates, `[n, J]`, and log of the mass outside the head, `[n]`, both float64: the head's entries are set
     /// to 0, the rest is summed, the entries are put back. 1 - sum would be off by up to 1.4 nats where that mass is near 1e-5.
     ///
     /// The two are normalised by their own sum in float64, so that they add up to 1 even where the tail is below what float32
     /// sees beside 1: a rule may divide by it.
     fn logprobs_and_tail(&mut self, columns: &Columns) -> Result<(Tensor, Tensor)> {
-        let Columns { ids, mask, .. } = columns;
-        let held = self.exp.f_gather(1, ids, false)?;
-        let _ = self.exp.f_scatter_value_(1, ids, 0.0)?;
+        let Columns { ids, in_head, .. } = columns;
+        // Draws stay where they are: the first candidate, if any is of the head, is.
+        let head = ids.f_where_self(in_head, &ids.f_narrow(1, 0, 1)?)?;
+        let held = self.exp.f_gather(1, &head, false)?;
+        let _ = self.exp.f_scatter_value_(1, &head, 0.0)?;
         let outside = self.exp.f_sum_dim_intlist([1i64].as_slice(), true, None)?.f_to_kind(Kind::Double)?;
-        let _ = self.exp.f_scatter_(1, ids, &held)?;
-        // A position without candidates: its padding has zeroed id 0, but everything is outside.
-        let outside = outside.f_where_self(&mask.f_any_dim(1, true)?, &outside.f_ones_like()?)?;
+        let _ = self.exp.f_scatter_(1, &head, &held)?;
+        // Without a head the first id was zeroed all the same, but everything is outside.
+        let all = self.sum.f_to_kind(Kind::Double)?;
+        let outside = outside.f_where_self(&in_head.f_any_dim(1, true)?, &all)?;
         let shifted = self.shifted.f_gather(1, ids, false)?.f_to_kind(Kind::Double)?;
-        let inside = shifted.f_exp()?.f_where_self(mask, &shifted.f_zeros_like()?)?;
+        let inside = shifted.f_exp()?.f_where_self(in_head, &shifted.f_zeros_like()?)?;
         let log_sum = inside.f_sum_dim_intlist([1i64].as_slice(), true, None)?.f_add(&outside)?.f_log()?;
         Ok((shifted.f_sub(&log_sum)?, outside.f_log()?.f_sub(&log_sum)?.f_squeeze_dim(1)?))
     }
@@ -263,7 +326,7 @@ impl Softmax {
 }
 
 /// The first position at which the ruling cannot be trained on; one transfer from the device where all is well.
-fn first_fault(ruling: &Ruling) -> Result<Option<(usize, Fault)>> {
+pub(crate) fn first_fault(ruling: &Ruling) -> Result<Option<(usize, Fault)>> {
     let finite = ruling.coefficients.f_isfinite()?.f_all_dim(1, false)?.f_logical_and(&ruling.value.f_isfinite()?)?;
     let not_finite = finite.f_logical_not()?;
     let faults = ruling.faults.iter().map(|(fault, at)| (*fault, at)).chain([(Fault::NotFinite, &not_finite)]);

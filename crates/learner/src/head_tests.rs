@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::estimator::{
-    Advantage, Correction, CrossEntropy, Divergence, ForwardKlMc, Jsd, ReverseKlTeacherTopK, SkewedKl, TopKOf, TopKPpo,
-    oracle::numbers,
+    Advantage, Correction, CrossEntropy, Divergence, DrawnFrom, ForwardKlMc, Jsd, ReverseKlTeacherTopK, SkewedKl,
+    TopKOf, TopKPpo, oracle::numbers,
 };
 use proptest::prelude::*;
 use tch::Device;
@@ -22,8 +22,13 @@ fn random(seed: u64, shape: &[i64]) -> Tensor {
     Tensor::from_slice(&numbers(seed, shape.iter().product())).view(shape)
 }
 
-/// N positions with J candidates each; the last candidate of the odd ones is padding. Teacher and sampler are other heads.
 fn case(seed: u64, vocab: i64) -> Case {
+    case_of(seed, vocab, Support::TeacherTopK { k: 64 })
+}
+
+/// N positions with J candidates each; the last candidate of the odd ones is padding. Teacher and sampler are other heads. In a
+/// support of head and draws the second candidate is a draw.
+fn case_of(seed: u64, vocab: i64, support: Support) -> Case {
     let (hidden, weight) = (random(seed, &[N, D]), random(seed + 1, &[vocab, D]));
     let temperature = random(seed + 2, &[N]) * 0.2 + 1.0;
     let logprobs = |head: u64| {
@@ -38,12 +43,17 @@ fn case(seed: u64, vocab: i64) -> Case {
         ids.get(i).get(J - 1).copy_(&first);
     }
     let select = |t: Tensor| t.where_scalarother(&mask, f64::NAN);
-    let mut outside = Tensor::ones_like(&teacher);
-    let _ = outside.scatter_value_(1, &ids, 0.0);
-    let teacher_tail = (teacher.exp() * outside).sum_dim_intlist([1i64].as_slice(), false, None).log();
-    let columns = || Columns {
+    let in_head = mask.copy();
+    if matches!(support, Support::HeadAndDraws { .. }) {
+        let _ = in_head.select(1, 1).fill_(0);
+    }
+    let teacher_tail = log_mass_outside(&teacher, &ids, &in_head);
+    let columns = |support| Columns {
+        support,
         ids: ids.copy(),
         mask: mask.copy(),
+        in_head: in_head.copy(),
+        draws: Tensor::full([N], 5.0, (Kind::Double, Device::Cpu)),
         counts: select((ids.remainder(3) + 1).to_kind(Kind::Double)),
         teacher_logprobs: select(teacher.gather(1, &ids, false)),
         sampler_logprobs: select(sampler.gather(1, &ids, false)),
@@ -53,11 +63,19 @@ fn case(seed: u64, vocab: i64) -> Case {
     let positions = Positions {
         token_ids,
         temperature,
-        support: columns(),
-        draws: Some(columns()),
-        teacher_top_k: Some(columns()),
+        support: columns(support),
+        draws: Some(columns(Support::Draws)),
+        teacher_top_k: Some(columns(Support::TeacherTopK { k: 64 })),
+        proximal: Proximal::Unknown,
     };
     Case { hidden, weight, positions }
+}
+
+/// Log of the mass outside the ids that are of the head, `[N]`.
+fn log_mass_outside(logprobs: &Tensor, ids: &Tensor, in_head: &Tensor) -> Tensor {
+    let mut inside = Tensor::zeros_like(&logprobs.detach());
+    let _ = inside.scatter_add_(1, ids, &in_head.to_kind(Kind::Double));
+    (logprobs.exp() * inside.eq(0.0)).sum_dim_intlist([1i64].as_slice(), false, None).log()
 }
 
 struct Reference {
@@ -77,9 +95,7 @@ fn reference(case: &Case, estimator: &dyn Estimator, scale: f64) -> Reference {
     let log_p = logits.log_softmax(1, Kind::Double);
     let Columns { ids, mask, teacher_logprobs, teacher_tail, .. } = &p.support;
     let at = log_p.gather(1, ids, false);
-    let mut outside = Tensor::ones_like(&log_p.detach());
-    let _ = outside.scatter_value_(1, ids, 0.0);
-    let tail = (log_p.exp() * outside).sum_dim_intlist([1i64].as_slice(), false, None).log();
+    let tail = log_mass_outside(&log_p, ids, &p.support.in_head);
     let zero = at.zeros_like();
     let weights = (at.detach().exp() + teacher_logprobs.exp()) / p.support.sampler_logprobs.exp();
     let moved = weights * ((at.detach() - teacher_logprobs).abs() + 1.0);
@@ -93,8 +109,11 @@ fn reference(case: &Case, estimator: &dyn Estimator, scale: f64) -> Reference {
     } else {
         let ruling = estimator.rule(&Candidates {
             mask: mask.copy(),
+            in_head: p.support.in_head.copy(),
+            draws: p.support.draws.copy(),
             counts: p.support.counts.copy(),
             learner_logprobs: at.detach(),
+            proximal_logprobs: at.full_like(f64::NAN),
             teacher_logprobs: teacher_logprobs.copy(),
             sampler_logprobs: p.support.sampler_logprobs.copy(),
             learner_tail: tail.detach(),
@@ -140,7 +159,7 @@ const RULES: [&dyn Estimator; 10] = [
     &ReverseKlTeacherTopK { top_k: 64, tail: Tail::Bucket },
     &SkewedKl { top_k: 64, support: TopKOf::StudentTopK, alpha: 0.3, tail: Tail::Bucket },
     &ReverseKlMc { draws: 4, advantage: Advantage::Rollout, correction: Correction::Truncated { c: 1.5 } },
-    &ForwardKlMc { draws: 4 },
+    &ForwardKlMc { draws: 4, from: DrawnFrom::Student },
     &TopKPpo { top_k: 64, advantage: Advantage::Current, eps_low: 1.0, eps_high: 1e9, dual_clip: 1e9 },
     &Jsd { top_k: 64, support: TopKOf::TeacherTopK, beta: 0.4, tail: Tail::Bucket },
 ];
@@ -163,6 +182,28 @@ proptest! {
                 prop_assert!((value - expected.value).abs() < tolerance, "{} {value} {}", rule.name(), expected.value);
                 prop_assert!(gap(&found.d_hidden, &expected.d_hidden) < tolerance, "{}", rule.name());
                 prop_assert!(gap(&d_weight, &expected.d_weight) < tolerance, "{}", rule.name());
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn so_they_are_where_only_some_candidates_are_of_the_head(seed in 0u64..1 << 30, vocab in 5i64..40, chunk in 1usize..9) {
+        tch::set_num_threads(1);
+        for baseline in [Baseline::Tail, Baseline::LeaveOneOut, Baseline::None] {
+            let rule = ReverseKlHybrid { top_k: 64, draws: 5, head: Head::TeacherTopK, baseline };
+            let case = case_of(seed, vocab, rule.support());
+            let expected = reference(&case, &rule, 0.3);
+            let scale = 1.0 + expected.sensitivity + expected.value.abs() + expected.d_weight.abs().max().double_value(&[]);
+            for (kind, tolerance) in [(Kind::Float, 1e-5 * scale), (Kind::Double, 1e-11 * scale)] {
+                let (found, d_weight) = run_in(kind, &case, &rule, 0.3, chunk);
+                prop_assert!(found.fault.is_none(), "{:?}", found.fault);
+                let value = found.value.sum(None).double_value(&[]);
+                prop_assert!((value - expected.value).abs() < tolerance, "{baseline:?} {value} {}", expected.value);
+                prop_assert!(gap(&found.d_hidden, &expected.d_hidden) < tolerance, "{baseline:?}");
+                prop_assert!(gap(&d_weight, &expected.d_weight) < tolerance, "{baseline:?}");
             }
         }
     }
@@ -193,7 +234,7 @@ fn reverse_kl_is_reported_from_the_draws_that_another_estimator_trains_on() {
     let mut case = case(5, 20);
     let reverse = reference(&case, &REVERSE_KL, 1.0).value;
     case.positions.draws = None;
-    let (found, _) = run(&case, &ForwardKlMc { draws: 4 }, 1.0, 3);
+    let (found, _) = run(&case, &ForwardKlMc { draws: 4, from: DrawnFrom::Student }, 1.0, 3);
     let sum = found.reverse_kl.unwrap().sum(None).double_value(&[]);
     assert!((sum - reverse).abs() < 1e-4 * (1.0 + reverse.abs()));
     let (found, _) = run(&case, &ForwardKl { top_k: 64, tail: Tail::Drop }, 1.0, 3);
@@ -213,7 +254,10 @@ fn a_confident_student_gets_an_exact_gradient() {
     let float = |values: &[f32]| Tensor::from_slice(values).view([1, -1]);
     let columns = || Columns {
         ids: Tensor::from_slice(&[7i64, 9]).view([1, 2]),
+        support: Support::TeacherTopK { k: 64 },
         mask: Tensor::ones([1, 2], (Kind::Bool, Device::Cpu)),
+        in_head: Tensor::ones([1, 2], (Kind::Bool, Device::Cpu)),
+        draws: float(&[f32::NAN]).view([1]),
         counts: float(&[1.0, 1.0]),
         teacher_logprobs: float(&[0.6f32.ln(), 0.3f32.ln()]),
         sampler_logprobs: float(&[f32::NAN; 2]),
@@ -225,6 +269,7 @@ fn a_confident_student_gets_an_exact_gradient() {
         support: columns(),
         draws: None,
         teacher_top_k: None,
+        proximal: Proximal::Unknown,
     };
     let case = Case { hidden, weight, positions };
     let expected = reference(&case, &FORWARD_KL, 1.0);

@@ -4,7 +4,9 @@
 //!   [`Learner::sft_step`] the same by cross-entropy for cold starts.
 //! - [`TrainRow`]: one rollout with its teacher scores, borrowed from the store's batch.
 //! - [`EstimatorConfig`]: what is minimised, as a pipeline names it; behind it the one interface, [`estimator::Estimator`].
+//! - [`estimate`]: bias and variance of each estimator's gradient, in closed form.
 //! - [`chunked_head`]: logits, estimator and their gradient in one pass, with no `[tokens, vocabulary]` tensor kept.
+//! - [`exact_head`]: the same where the teacher is at hand, over the whole vocabulary.
 //! - [`AdamW`], [`Schedule`]: an optimizer whose moments are seen, saved and loaded.
 //! - [`StepReport`]: what each row looked like to the learner, and the metrics as numerators and denominators.
 //!
@@ -27,11 +29,15 @@
 
 mod adamw;
 mod error;
+pub mod estimate;
 pub mod estimator;
+mod exact_head;
 mod head;
+mod logprobs;
 mod minibatch;
 mod moments;
 mod pack;
+mod pass;
 mod report;
 mod row;
 mod schedule;
@@ -39,7 +45,8 @@ mod schedule;
 pub use adamw::{AdamW, Moments, OptimizerConfig, Update};
 pub use error::{LearnError, Result};
 pub use estimator::EstimatorConfig;
-pub use head::{Columns, HeadOutput, Positions, chunked_head};
+pub use exact_head::{TeacherStates, exact_head};
+pub use head::{Columns, HeadOutput, Positions, Proximal, chunked_head};
 pub use minibatch::{Learner, LearnerSettings};
 pub use report::{RowReport, StepReport};
 pub use row::{CandidateLists, TrainRow};

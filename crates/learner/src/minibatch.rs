@@ -2,9 +2,11 @@
 
 use crate::{
     AdamW, EstimatorConfig, LearnError, OptimizerConfig, Result, StepReport,
-    estimator::{CrossEntropy, Estimator},
+    estimator::{CrossEntropy, Estimator, Pass, Support},
+    exact_head::{TeacherStates, exact_head},
     head::chunked_head,
-    pack,
+    logprobs, pack,
+    pass::{self, Before, Microbatch},
     report::Reporter,
     row::TrainRow,
 };
@@ -51,6 +53,9 @@ pub struct Learner {
     student: Transformer,
     optimizer: AdamW,
     settings: LearnerSettings,
+    /// The weights from before a batch of minibatches, and how many steps had made them; for [`Pass::Proximal`] only.
+    proximal: Option<(u64, Transformer)>,
+    teacher: Option<Transformer>,
 }
 
 impl Learner {
@@ -61,7 +66,7 @@ impl Learner {
     pub fn new(student: Transformer, optimizer: OptimizerConfig, settings: LearnerSettings) -> Result<Self> {
         settings.validate()?;
         let optimizer = AdamW::new(optimizer, &student.parameters())?;
-        Ok(Self { student, optimizer, settings })
+        Ok(Self { student, optimizer, settings, proximal: None, teacher: None })
     }
 
     /// The student.
@@ -69,8 +74,9 @@ impl Learner {
         &self.student
     }
 
-    /// The student, to set its weights to another policy version's.
+    /// The student, to set its weights to another policy version's. Proximal weights are given up.
     pub fn student_mut(&mut self) -> &mut Transformer {
+        self.proximal = None;
         &mut self.student
     }
 
@@ -79,13 +85,38 @@ impl Learner {
         self.student
     }
 
+    /// Puts the teacher of the rows beside the student, on the student's device, for an estimator over the whole vocabulary.
+    ///
+    /// # Errors
+    /// A teacher of another vocabulary.
+    pub fn set_teacher(&mut self, teacher: Option<Transformer>) -> Result<()> {
+        let (expected, found) = (self.student.real_vocab(), teacher.as_ref().map(Transformer::real_vocab));
+        if let Some(found) = found.filter(|found| *found != expected) {
+            let expected = format!("one with the student's vocabulary of {expected} ids");
+            return Err(LearnError::Setting { key: "teacher.model", expected, found: format!("one with {found}") });
+        }
+        self.teacher = teacher;
+        Ok(())
+    }
+
+    /// Whether a teacher is beside the student.
+    pub fn has_teacher(&self) -> bool {
+        self.teacher.is_some()
+    }
+
+    /// Takes the teacher away again.
+    pub fn take_teacher(&mut self) -> Option<Transformer> {
+        self.teacher.take()
+    }
+
     /// The optimizer.
     pub fn optimizer(&self) -> &AdamW {
         &self.optimizer
     }
 
-    /// The optimizer, to load the moments of another policy version.
+    /// The optimizer, to load the moments of another policy version. Proximal weights are given up.
     pub fn optimizer_mut(&mut self) -> &mut AdamW {
+        self.proximal = None;
         &mut self.optimizer
     }
 
@@ -110,6 +141,7 @@ impl Learner {
     fn minibatch(&mut self, estimator: &dyn Estimator, rows: &[TrainRow]) -> Result<StepReport> {
         for (i, row) in rows.iter().enumerate() {
             row.check(i, estimator.support(), self.student.real_vocab())?;
+            logprobs::check(row, i)?;
             let context = self.student.config().max_position_embeddings;
             if row.input_len() > context {
                 let expected = format!("a row of at most {} tokens, the student's context and one more", context + 1);
@@ -117,12 +149,31 @@ impl Learner {
                 return Err(LearnError::Row { row: i, column: "response_ids", expected, found });
             }
         }
+        self.take_up(estimator.pass())?;
         let (report, gradients) = self.gradients(estimator, rows)?;
         let update = match gradients {
             Some(mut gradients) => Some(self.optimizer.update(&self.student.parameters(), &mut gradients)?),
             None => None,
         };
         Ok(report.finish(update))
+    }
+
+    /// Keeps a copy of the weights where a batch of minibatches begins: at each multiple of their number, and where a learner
+    /// without a copy begins amid a batch.
+    fn take_up(&mut self, pass: Pass) -> Result<()> {
+        let Pass::Proximal { minibatches } = pass else {
+            self.proximal = None;
+            return Ok(());
+        };
+        let step = self.optimizer.step();
+        if step.is_multiple_of(minibatches) {
+            // The old copy goes first: there is never more than one.
+            self.proximal = None;
+        }
+        if minibatches > 1 && self.proximal.is_none() {
+            self.proximal = Some((step, self.student.copy()?));
+        }
+        Ok(())
     }
 
     /// The loss's gradient in every parameter; `None` if no position is trained. The loss is the sum over the trained positions
@@ -132,9 +183,18 @@ impl Learner {
         estimator: &dyn Estimator,
         rows: &[TrainRow],
     ) -> Result<(Reporter, Option<Vec<Tensor>>)> {
-        let mut report = Reporter::new(rows);
-        let trained: usize =
-            rows.iter().map(|row| (0..row.response_ids.len()).filter(|t| row.is_trained(*t)).count()).sum();
+        let teacher = match (estimator.support(), &self.teacher) {
+            (Support::Vocabulary, None) => {
+                let expected = "one whose scores are stored: no teacher is beside this learner".into();
+                return Err(LearnError::Setting { key: "estimator", expected, found: estimator.name().into() });
+            }
+            (Support::Vocabulary, teacher) => teacher.as_ref(),
+            _ => None,
+        };
+        let mut report = Reporter::new(rows, teacher.is_some());
+        let LearnerSettings { microbatch_tokens, head_chunk } = self.settings;
+        let minibatch = Microbatch::cut(rows, microbatch_tokens);
+        let trained: usize = minibatch.iter().map(|batch| batch.places.len()).sum();
         if trained == 0 {
             return Ok((report, None));
         }
@@ -142,33 +202,27 @@ impl Learner {
         let mut gradients = parameters.iter().map(zeros).collect::<Result<Vec<_>>>()?;
         // The head is one of the parameters: `head_name` is among the names.
         let head_index = names.iter().position(|name| name == self.student.head_name()).unwrap_or_default();
-        let real_vocab = self.student.real_vocab() as i64;
-        let weight = self.student.head().f_detach()?.f_narrow(0, 0, real_vocab)?;
+        let weight = pass::head(&self.student)?;
+        let scale = 1.0 / trained as f64;
 
-        let lengths: Vec<usize> = rows.iter().map(TrainRow::input_len).collect();
-        for batch in pack::microbatches(&lengths, self.settings.microbatch_tokens) {
-            let width = lengths[batch[0]];
-            let places = pack::places(rows, &batch, width);
-            if places.is_empty() {
-                continue;
-            }
-            let inputs: Vec<Vec<i32>> = batch
-                .iter()
-                .map(|row| {
-                    let row = &rows[*row];
-                    [row.prompt_ids, &row.response_ids[..row.response_ids.len() - 1]].concat()
-                })
-                .collect();
-            let hidden = self.student.hidden(&self.student.right_padded(&inputs)?)?;
-            let at: Vec<i64> = places.iter().map(|place| place.hidden).collect();
-            let at = Tensor::f_from_slice(&at)?.f_to_device(self.student.device())?;
-            let hidden = hidden.f_flatten(0, 1)?.f_index_select(0, &at)?;
-            let positions = pack::positions(rows, &places, estimator.support(), self.student.device())?;
-            let mut d_weight = gradients[head_index].f_narrow(0, 0, real_vocab)?;
-            let scale = 1.0 / trained as f64;
-            let chunk = self.settings.head_chunk;
-            let output =
-                chunked_head(&hidden.f_detach()?, &weight, &positions, estimator, scale, chunk, &mut d_weight)?;
+        let proximal = self.proximal.as_ref().filter(|(step, _)| *step != self.optimizer.step());
+        let proximal = proximal.map(|(_, network)| network);
+        let before = Before::of(estimator, &self.student, proximal, rows, &minibatch, head_chunk)?;
+        let estimator = before.settled.as_deref().unwrap_or(estimator);
+        for (batch, proximal) in minibatch.iter().zip(before.proximal) {
+            let places = &batch.places;
+            let hidden = batch.hidden(&self.student, rows)?;
+            let mut positions = pack::positions(rows, places, estimator.support(), self.student.device())?;
+            positions.proximal = proximal;
+            let mut d_weight = gradients[head_index].f_narrow(0, 0, self.student.real_vocab() as i64)?;
+            let states = hidden.f_detach()?;
+            let output = match teacher {
+                Some(teacher) => {
+                    let teacher = teacher_states(teacher, batch, rows)?;
+                    exact_head(&states, &weight, &teacher, &positions, estimator, scale, head_chunk, &mut d_weight)?
+                }
+                None => chunked_head(&states, &weight, &positions, estimator, scale, head_chunk, &mut d_weight)?,
+            };
             if let Some((i, fault)) = output.fault {
                 let (row, position) = (places[i].row, places[i].t);
                 return Err(LearnError::Fault { row, position, estimator: estimator.name(), fault });
@@ -183,10 +237,16 @@ impl Learner {
                     let _ = gradient.f_add_(part)?;
                 }
             }
-            report.add(rows, &places, &output)?;
+            report.add(rows, places, &output)?;
         }
         Ok((report, Some(gradients)))
     }
+}
+
+/// What the teacher computes at the trained positions of a microbatch.
+fn teacher_states(teacher: &Transformer, batch: &Microbatch, rows: &[TrainRow]) -> Result<TeacherStates> {
+    let _guard = tch::no_grad_guard();
+    Ok(TeacherStates { hidden: batch.hidden(teacher, rows)?, weight: pass::head(teacher)? })
 }
 
 fn zeros(parameter: &Tensor) -> Result<Tensor> {

@@ -1,12 +1,14 @@
 //! Rows to microbatches, and microbatches to tensors.
 
+mod head_and_draws;
+
 use crate::{
     Result,
-    estimator::Support,
-    head::{Columns, Positions},
+    estimator::{Head, Support},
+    head::{Columns, Positions, Proximal},
     row::{CandidateLists, TrainRow},
 };
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 /// Cuts rows into microbatches of at most `tokens` tokens, padding included; a longer row goes alone. Rows of a microbatch are
 /// neighbours in length, so little is padding. Returns indices of rows; each row is in one microbatch, and the cut is a pure
@@ -49,23 +51,30 @@ pub(crate) fn places(rows: &[TrainRow], batch: &[usize], width: usize) -> Vec<Pl
 pub(crate) fn positions(rows: &[TrainRow], places: &[Place], support: Support, device: Device) -> Result<Positions> {
     let tokens: Vec<i64> = places.iter().map(|at| i64::from(rows[at.row].response_ids[at.t])).collect();
     let temperatures: Vec<f32> = places.iter().map(|at| rows[at.row].temperature).collect();
-    let draws = |row: &'_ TrainRow<'_>| !row.draws.ids.is_empty();
+    let draws = |row: &'_ TrainRow<'_>| row.has_draws();
     let top_k = |row: &'_ TrainRow<'_>| !row.teacher_top_k.ids.is_empty();
     let report =
         |wanted: bool, of: Support| (wanted && of != support).then(|| columns(rows, places, of, device)).transpose();
+    // Where a row has only draws outside the sampler's top-k, they say something together with it alone.
+    let reported = match rows.iter().any(|row| !row.draws_taken.is_empty()) {
+        true => Support::HeadAndDraws { head: Head::StudentTopK, k: usize::MAX },
+        false => Support::Draws,
+    };
     Ok(Positions {
         token_ids: Tensor::f_from_slice(&tokens)?.f_to_device(device)?,
         temperature: Tensor::f_from_slice(&temperatures)?.f_to_device(device)?,
         support: columns(rows, places, support, device)?,
-        draws: report(rows.iter().any(draws), Support::Draws)?,
+        draws: report(rows.iter().any(draws), reported)?,
         teacher_top_k: report(rows.iter().any(top_k), Support::TeacherTopK { k: usize::MAX })?,
+        proximal: Proximal::Unknown,
     })
 }
 
 /// What a position has of a support, on its way into a tensor.
-#[derive(Default)]
+#[derive(Clone, Copy)]
 struct Candidate {
     id: i64,
+    in_head: bool,
     count: f32,
     teacher: f32,
     sampler: f32,
@@ -74,39 +83,55 @@ struct Candidate {
 fn columns(rows: &[TrainRow], places: &[Place], support: Support, device: Device) -> Result<Columns> {
     let mut lists = Vec::with_capacity(places.len());
     let mut tails = Vec::with_capacity(places.len());
+    let mut draws = Vec::with_capacity(places.len());
     for at in places {
         let row = &rows[at.row];
         let (candidates, tail) = match support {
-            Support::Token => {
+            // The teacher at hand says it all: the token stands for the rest.
+            Support::Token | Support::Vocabulary => {
                 let id = i64::from(row.response_ids[at.t]);
-                (vec![Candidate { id, count: 1.0, teacher: f32::NAN, sampler: f32::NAN }], f32::NAN)
+                (vec![Candidate { id, in_head: false, count: 1.0, teacher: f32::NAN, sampler: f32::NAN }], f32::NAN)
             }
             Support::Draws => (merged(read(&row.draws, at.t)), f32::NAN),
+            Support::TeacherDraws => (merged(read(&row.teacher_draws, at.t)), f32::NAN),
             Support::TeacherTopK { k } => top(&row.teacher_top_k, at.t, k),
             Support::SamplerTopK { k } => top(&row.sampler_top_k, at.t, k),
+            Support::HeadAndDraws { head, k } => head_and_draws::candidates(row, at.t, head, k),
         };
+        draws.push(match support {
+            Support::Draws | Support::HeadAndDraws { .. } => row.draws_at(at.t) as f32,
+            Support::TeacherDraws => row.teacher_draws.total(at.t) as f32,
+            Support::TeacherTopK { .. } | Support::SamplerTopK { .. } | Support::Vocabulary | Support::Token => {
+                f32::NAN
+            }
+        });
         lists.push(candidates);
         tails.push(tail);
     }
     let (n, width) = (lists.len(), lists.iter().map(Vec::len).max().unwrap_or(0).max(1));
     let mut ids = vec![0i64; n * width];
     let mut mask = vec![false; n * width];
+    let mut in_head = vec![false; n * width];
     let mut floats = [(); 3].map(|()| vec![f32::NAN; n * width]);
     for (i, list) in lists.iter().enumerate() {
         // Padding repeats the first candidate: the head writes the same number there twice, never to another token.
         ids[i * width..][..width].fill(list.first().map_or(0, |first| first.id));
         for (j, candidate) in list.iter().enumerate() {
             let at = i * width + j;
-            (ids[at], mask[at]) = (candidate.id, true);
+            (ids[at], mask[at], in_head[at]) = (candidate.id, true, candidate.in_head);
             (floats[0][at], floats[1][at], floats[2][at]) = (candidate.count, candidate.teacher, candidate.sampler);
         }
     }
     let shape = [n as i64, width as i64];
     let float = |values: &[f32]| Tensor::f_from_slice(values)?.f_view(shape.as_slice())?.f_to_device(device);
+    let bool = |values: &[bool]| Tensor::f_from_slice(values)?.f_view(shape.as_slice())?.f_to_device(device);
     Ok(Columns {
+        support,
         ids: Tensor::f_from_slice(&ids)?.f_view(shape.as_slice())?.f_to_device(device)?,
-        mask: Tensor::f_from_slice(&mask)?.f_view(shape.as_slice())?.f_to_device(device)?.f_to_kind(Kind::Bool)?,
+        mask: bool(&mask)?,
+        in_head: bool(&in_head)?,
         counts: float(&floats[0])?,
+        draws: Tensor::f_from_slice(&draws)?.f_to_device(device)?,
         teacher_logprobs: float(&floats[1])?,
         sampler_logprobs: float(&floats[2])?,
         teacher_tail: Tensor::f_from_slice(&tails)?.f_to_device(device)?,
@@ -118,6 +143,7 @@ fn read(lists: &CandidateLists, t: usize) -> Vec<Candidate> {
     let ids = lists.ids.get(t).copied().unwrap_or_default();
     let candidate = |(j, id): (usize, &i32)| Candidate {
         id: i64::from(*id),
+        in_head: false,
         count: lists.counts.get(t).map_or(1.0, |counts| counts[j] as f32),
         teacher: at(&lists.teacher_logprobs, j),
         sampler: at(&lists.sampler_logprobs, j),
@@ -140,6 +166,7 @@ fn merged(draws: Vec<Candidate>) -> Vec<Candidate> {
 /// The first `k` of a top-k, and the log of the teacher's mass outside them: what is left out goes to the tail.
 fn top(lists: &CandidateLists, t: usize, k: usize) -> (Vec<Candidate>, f32) {
     let mut candidates = read(lists, t);
+    candidates.iter_mut().for_each(|candidate| candidate.in_head = true);
     let tail = lists.teacher_tail.get(t).copied().unwrap_or(f32::NAN);
     if candidates.len() <= k {
         return (candidates, tail);
@@ -153,6 +180,7 @@ fn top(lists: &CandidateLists, t: usize, k: usize) -> (Vec<Candidate>, f32) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use tch::Kind;
 
     proptest! {
         #[test]

@@ -23,7 +23,7 @@ pub struct StepReport {
 pub struct RowReport {
     /// log p of the response's tokens, nats.
     pub learner_logprobs: Vec<f32>,
-    /// Monte-Carlo estimate of KL(learner || teacher), nats; `None` where the row has no draws.
+    /// Unbiased estimate of KL(learner || teacher), nats; `None` where the row has no draws.
     pub reverse_kl: Option<Vec<f32>>,
     /// KL(teacher || learner) over the teacher's top-k and a tail bucket, nats; `None` where the row has no top-k.
     pub forward_kl: Option<Vec<f32>>,
@@ -51,16 +51,18 @@ pub(crate) struct Reporter {
     /// Sum of importance ratios at the sampled tokens, of their squares, and their number.
     ratios: [f64; 3],
     trained: usize,
+    exact: bool,
 }
 
 impl Reporter {
-    pub fn new(rows: &[TrainRow]) -> Self {
+    /// `exact`: whether both divergences are computed at every position, whatever the rows hold.
+    pub fn new(rows: &[TrainRow], exact: bool) -> Self {
         let blank = |row: &TrainRow| {
             let nan = || vec![f32::NAN; row.response_ids.len()];
             RowReport {
                 learner_logprobs: nan(),
-                reverse_kl: (!row.draws.ids.is_empty()).then(nan),
-                forward_kl: (!row.teacher_top_k.ids.is_empty()).then(nan),
+                reverse_kl: (exact || row.has_draws()).then(nan),
+                forward_kl: (exact || !row.teacher_top_k.ids.is_empty()).then(nan),
                 entropy: nan(),
             }
         };
@@ -73,7 +75,7 @@ impl Reporter {
                 most.0 = most.0.max(row.staleness as f64);
             }
         }
-        Self { rows: rows.iter().map(blank).collect(), sums, ratios: [0.0; 3], trained: 0 }
+        Self { rows: rows.iter().map(blank).collect(), sums, ratios: [0.0; 3], trained: 0, exact }
     }
 
     /// Takes in the head's output at the positions of one microbatch.
@@ -89,12 +91,13 @@ impl Reporter {
             self.sums.add("entropy", entropy[i], 1.0);
             report.learner_logprobs[t] = learner[i] as f32;
             report.entropy[t] = entropy[i] as f32;
-            for (name, values, lists, to) in [
-                ("reverse_kl", &reverse, &row.draws, &mut report.reverse_kl),
-                ("forward_kl", &forward, &row.teacher_top_k, &mut report.forward_kl),
+            let has_top_k = self.exact || row.teacher_top_k.ids.get(t).is_some_and(|ids| !ids.is_empty());
+            for (name, values, is_there, to) in [
+                ("reverse_kl", &reverse, self.exact || row.draws_at(t) > 0, &mut report.reverse_kl),
+                ("forward_kl", &forward, has_top_k, &mut report.forward_kl),
             ] {
                 if let (Some(values), Some(to)) = (values, to)
-                    && lists.ids.get(t).is_some_and(|ids| !ids.is_empty())
+                    && is_there
                     && values[i].is_finite()
                 {
                     to[t] = values[i] as f32;

@@ -1,6 +1,9 @@
 //! A row to learn from, borrowed, and the checks it passes before any of it reaches a tensor.
 
-use crate::{LearnError, Result, estimator::Support};
+use crate::{
+    LearnError, Result,
+    estimator::{Head, Support},
+};
 use record::{Lists, Sample, Score, ScoredRollout};
 
 /// One sequence and what was cached for it. Per-position columns run along the response; an empty column is one that nobody
@@ -25,6 +28,11 @@ pub struct TrainRow<'a> {
     pub teacher_entropy: &'a [f32],
     /// Monte-Carlo draws of the sampler.
     pub draws: CandidateLists<'a>,
+    /// How many draws were taken at each position, m, where only those outside the sampler's top-k are in `draws`; empty where
+    /// all of them are.
+    pub draws_taken: &'a [i32],
+    /// Monte-Carlo draws of the teacher.
+    pub teacher_draws: CandidateLists<'a>,
     /// The teacher's top-k, most likely first.
     pub teacher_top_k: CandidateLists<'a>,
     /// The sampler's top-k, most likely first.
@@ -66,6 +74,13 @@ impl<'a> TrainRow<'a> {
                 sampler_logprobs: slices(rollout.draw_logprobs),
                 teacher_tail: &[],
             },
+            draws_taken: rollout.draws_taken.unwrap_or_default(),
+            teacher_draws: CandidateLists {
+                ids: row.teacher_draw_ids.map(slices).unwrap_or_default(),
+                counts: row.teacher_draw_counts.map(slices).unwrap_or_default(),
+                teacher_logprobs: row.teacher_draw_logprobs.map(slices).unwrap_or_default(),
+                ..CandidateLists::default()
+            },
             teacher_top_k: CandidateLists {
                 ids: slices(row.teacher_top_ids),
                 teacher_logprobs: slices(row.teacher_top_logprobs),
@@ -101,6 +116,13 @@ impl<'a> TrainRow<'a> {
                 sampler_logprobs: sample.draw_logprobs.iter().collect(),
                 teacher_tail: &[],
             },
+            draws_taken: sample.draws_taken.as_deref().unwrap_or_default(),
+            teacher_draws: score.teacher_draws.as_ref().map_or_else(CandidateLists::default, |draws| CandidateLists {
+                ids: draws.ids.iter().collect(),
+                counts: draws.counts.iter().collect(),
+                teacher_logprobs: draws.logprobs.iter().collect(),
+                ..CandidateLists::default()
+            }),
             teacher_top_k: CandidateLists {
                 ids: score.teacher_top_ids.iter().collect(),
                 teacher_logprobs: score.teacher_top_logprobs.iter().collect(),
@@ -123,10 +145,20 @@ impl<'a> TrainRow<'a> {
         Self { prompt_ids: prompt, response_ids: completion, temperature: 1.0, ..Self::default() }
     }
 
+    /// Whether it was sampled with Monte-Carlo draws, kept or not.
+    pub(crate) fn has_draws(&self) -> bool {
+        !self.draws.ids.is_empty() || !self.draws_taken.is_empty()
+    }
+
+    /// m, the draws that were taken at response position `t`.
+    pub(crate) fn draws_at(&self, t: usize) -> i32 {
+        self.draws_taken.get(t).copied().unwrap_or_else(|| self.draws.total(t))
+    }
+
     /// Candidates of which no position has any are none at all: the store writes empty lists for columns that were not asked
     /// for.
     fn without_empty_columns(mut self) -> Self {
-        for lists in [&mut self.draws, &mut self.teacher_top_k, &mut self.sampler_top_k] {
+        for lists in [&mut self.draws, &mut self.teacher_draws, &mut self.teacher_top_k, &mut self.sampler_top_k] {
             if lists.ids.iter().all(|ids| ids.is_empty()) {
                 *lists = CandidateLists::default();
             }
@@ -171,26 +203,72 @@ impl<'a> TrainRow<'a> {
                 return fault(column, format!("{positions} entries or none"), values.len().to_string());
             }
         }
-        let none = |lists: &CandidateLists| lists.ids.is_empty();
-        match support {
-            Support::Draws if none(&self.draws) => {
-                return fault("draw_ids", "draws; roll out with `draws` of 1 or more".into(), "none".into());
-            }
-            Support::TeacherTopK { .. } if none(&self.teacher_top_k) => {
-                return fault("teacher_top_ids", "the teacher's top-k; score with a top-k".into(), "none".into());
-            }
-            Support::SamplerTopK { .. } if none(&self.sampler_top_k) => {
-                return fault("sampler_top_ids", "the sampler's top-k; roll out with a top-k".into(), "none".into());
-            }
-            _ => {}
-        }
+        self.check_support(row, support)?;
         self.draws.check(row, "draw_ids", positions, real_vocab, false)?;
+        self.teacher_draws.check(row, "teacher_draw_ids", positions, real_vocab, false)?;
         self.teacher_top_k.check(row, "teacher_top_ids", positions, real_vocab, true)?;
-        self.sampler_top_k.check(row, "sampler_top_ids", positions, real_vocab, true)
+        self.sampler_top_k.check(row, "sampler_top_ids", positions, real_vocab, true)?;
+        if !self.draws_taken.is_empty() && self.draws_taken.len() != positions {
+            return fault("draws_taken", format!("{positions} entries or none"), self.draws_taken.len().to_string());
+        }
+        Ok(())
+    }
+
+    /// That the columns of `support` are there, and all of the draws that it counts on.
+    fn check_support(&self, row: usize, support: Support) -> Result<()> {
+        let fault = |column, expected: &str, found: String| {
+            Err(LearnError::Row { row, column, expected: expected.into(), found })
+        };
+        let none = |lists: &CandidateLists| lists.ids.is_empty();
+        let (draws, student, teacher) = match support {
+            Support::Draws => (true, false, false),
+            Support::TeacherTopK { .. } => (false, false, true),
+            Support::SamplerTopK { .. } => (false, true, false),
+            Support::HeadAndDraws { head, .. } => (true, head != Head::TeacherTopK, head != Head::StudentTopK),
+            Support::TeacherDraws | Support::Vocabulary | Support::Token => (false, false, false),
+        };
+        if support == Support::TeacherDraws && none(&self.teacher_draws) {
+            let expected = "draws of the teacher; score with score.draws of 1 or more";
+            return fault("teacher_draw_ids", expected, "none".into());
+        }
+        if draws && !self.has_draws() {
+            return fault("draw_ids", "draws; roll out with `draws` of 1 or more", "none".into());
+        }
+        if teacher && none(&self.teacher_top_k) {
+            return fault("teacher_top_ids", "the teacher's top-k; score with a top-k", "none".into());
+        }
+        if student && none(&self.sampler_top_k) {
+            return fault("sampler_top_ids", "the sampler's top-k; roll out with a top-k", "none".into());
+        }
+        if !draws || self.draws_taken.is_empty() {
+            return Ok(());
+        }
+        // What is kept lies outside the whole of the sampler's top-k: any smaller head would miss draws.
+        let longest = self.sampler_top_k.ids.iter().map(|ids| ids.len()).max().unwrap_or(0);
+        match support {
+            Support::HeadAndDraws { head: Head::StudentTopK | Head::Union, k } if k >= longest => Ok(()),
+            Support::HeadAndDraws { head: Head::StudentTopK | Head::Union, k } => {
+                let expected = "a head of the whole top-k, outside which the draws lie; raise estimator.top_k";
+                fault("sampler_top_ids", expected, format!("{longest} ids, of which it takes {k}"))
+            }
+            _ => {
+                let expected = "all draws; take `reverse_kl_hybrid` with the student's top-k, or roll out with \
+                                draws_kept = \"all\"";
+                fault("draws_taken", expected, "only those outside the sampler's top-k".into())
+            }
+        }
     }
 }
 
 impl CandidateLists<'_> {
+    /// The sum of the counts at position `t`.
+    pub(crate) fn total(&self, t: usize) -> i32 {
+        match self.counts.get(t) {
+            Some(counts) => counts.iter().sum(),
+            None => self.ids.get(t).map_or(0, |ids| ids.len() as i32),
+        }
+    }
+
     /// `distinct`: whether an id may stand once only; with draws, repeated ids are added up later.
     fn check(
         &self,

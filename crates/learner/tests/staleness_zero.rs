@@ -26,11 +26,25 @@ fn largest_difference(dir: &Path, temperature: f64) -> (f32, usize) {
     let prompts = prompts(&student);
     // One id of twenty, so that rows end here and there.
     let eos = (3..student.real_vocab() as i32).step_by(20).collect();
-    let top_k = Some(TopK { mass: 1.0, max: 4 });
-    let params = SamplingParams { temperature, top_p: 1.0, max_new_tokens: 40, eos, draws: 2, top_k };
+    let top_k = Some(TopK { mass: 1.0, max: 4, floor: 0.0 });
+    let params = SamplingParams {
+        temperature,
+        top_p: 1.0,
+        max_new_tokens: 40,
+        eos,
+        draws: 2,
+        draws_kept: record::DrawsKept::All,
+        top_k,
+    };
     let samples = sample(&student, &prompts, &params).unwrap();
-    let rows: Vec<ScoreRow> = prompts.iter().zip(&samples).map(|(p, sample)| ScoreRow::new(&p.ids, sample)).collect();
-    let params = ScoringParams { temperature, top_k: TopK { mass: 1.0, max: 4 }, max_tokens_per_batch: 512 };
+    let rows: Vec<ScoreRow> =
+        prompts.iter().zip(&samples).map(|(p, sample)| ScoreRow::new(&p.ids, sample, p.seed)).collect();
+    let params = ScoringParams {
+        temperature,
+        top_k: Some(TopK { mass: 1.0, max: 4, floor: 0.0 }),
+        draws: 0,
+        max_tokens_per_batch: 512,
+    };
     let scores = score(&student, &rows, &params).unwrap();
 
     let settings = LearnerSettings { microbatch_tokens: 200, head_chunk: 37 };

@@ -20,7 +20,8 @@
 //! let (tokenizer, student) = (Tokenizer::load(dir)?, Transformer::load(dir, model::device("cpu")?)?);
 //! let prompt = Prompt { ids: tokenizer.encode("What is 2 + 3?")?, seed: chance::row_seed(0, 0, 0, 0) };
 //! let params = SamplingParams {
-//!     temperature: 1.0, top_p: 1.0, max_new_tokens: 32, eos: tokenizer.eos_ids().to_vec(), draws: 0, top_k: None,
+//!     temperature: 1.0, top_p: 1.0, max_new_tokens: 32, eos: tokenizer.eos_ids().to_vec(), draws: 0,
+//!     draws_kept: record::DrawsKept::All, top_k: None,
 //! };
 //! for rollout in sample(&student, &[prompt], &params)? {
 //!     println!("{}", tokenizer.decode(&rollout.response_ids)?);

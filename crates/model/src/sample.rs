@@ -3,7 +3,7 @@
 use crate::decoder::Decoder;
 use crate::support::{self, Top};
 use crate::{Error, Result, TopK, Transformer, chance, host};
-use record::{Finish, Sample};
+use record::{DrawsKept, Finish, Sample};
 use tch::Tensor;
 
 /// A prompt and the seed of the rollout that continues it (see [`chance::row_seed`]).
@@ -26,8 +26,10 @@ pub struct SamplingParams {
     pub max_new_tokens: usize,
     /// Tokens that end a response.
     pub eos: Vec<i32>,
-    /// Draws kept at each position (m), with replacement, the sampled token being the first; 0 for none.
+    /// Draws taken at each position (m), with replacement, the sampled token being the first; 0 for none.
     pub draws: usize,
+    /// Which of them are kept.
+    pub draws_kept: DrawsKept,
     /// What to keep of the sampler's distribution at each position.
     pub top_k: Option<TopK>,
 }
@@ -48,6 +50,10 @@ impl SamplingParams {
         if self.temperature == 0.0 && (self.draws > 0 || self.top_k.is_some()) {
             let reason = "above 0 where draws or a top-k are kept (at 0 there is no distribution to keep them of)";
             return error("temperature", reason, "0".into());
+        }
+        if self.draws_kept == DrawsKept::Tail && (self.draws == 0 || self.top_k.is_none()) {
+            let reason = "`all` where there are no draws or no top-k (a tail is what lies outside a top-k)";
+            return error("draws_kept", reason, "tail".into());
         }
         self.top_k.map_or(Ok(()), |rule| rule.check())
     }
@@ -165,18 +171,16 @@ impl Choices {
         sample.response_ids.push(ids[0]);
         sample.sampler_logprobs.push(logprobs[0]);
 
-        let mut draws: Vec<(i32, i32, f32)> = Vec::with_capacity(params.draws);
-        for (&id, &logprob) in ids.iter().zip(logprobs).take(params.draws) {
-            match draws.iter_mut().find(|draw| draw.0 == id) {
-                Some(draw) => draw.1 += 1,
-                None => draws.push((id, 1, logprob)),
-            }
+        let (top_ids, top_logprobs, tail) = self.top.as_ref().map_or((&[][..], &[][..], 0.0), |top| top.row(i));
+        let mut draws = support::counted(&ids[..params.draws.min(ids.len())], logprobs);
+        if params.draws_kept == DrawsKept::Tail {
+            draws.retain(|draw| !top_ids.contains(&draw.0));
+            sample.draws_taken.get_or_insert_default().push(params.draws as i32);
         }
         sample.draw_ids.push(draws.iter().map(|draw| draw.0));
         sample.draw_counts.push(draws.iter().map(|draw| draw.1));
         sample.draw_logprobs.push(draws.iter().map(|draw| draw.2));
 
-        let (top_ids, top_logprobs, tail) = self.top.as_ref().map_or((&[][..], &[][..], 0.0), |top| top.row(i));
         sample.sampler_top_ids.push(top_ids.iter().copied());
         sample.sampler_top_logprobs.push(top_logprobs.iter().copied());
         sample.sampler_tail_logprobs.push(tail);

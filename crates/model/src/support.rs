@@ -77,6 +77,18 @@ pub(crate) fn inverse_cdf(logprobs: &Tensor, uniforms: &Tensor, top_p: f64) -> R
     Ok(ids.f_clamp_max(vocab - 1)?)
 }
 
+/// Draws of one position as distinct ids, in the order they were drawn, each with its count and its logprob.
+pub(crate) fn counted(ids: &[i32], logprobs: &[f32]) -> Vec<(i32, i32, f32)> {
+    let mut draws: Vec<(i32, i32, f32)> = Vec::with_capacity(ids.len());
+    for (&id, &logprob) in ids.iter().zip(logprobs) {
+        match draws.iter_mut().find(|draw| draw.0 == id) {
+            Some(draw) => draw.1 += 1,
+            None => draws.push((id, 1, logprob)),
+        }
+    }
+    draws
+}
+
 /// Mass outside the nucleus (Holtzman et al. 2020) set to zero.
 fn nucleus(mass: &Tensor, top_p: f64) -> Result<Tensor> {
     let (sorted, order) = mass.f_sort(-1, true)?;
@@ -157,7 +169,7 @@ mod tests {
             assert_eq!(host::to_floats(&p).unwrap(), before);
         }
         let mut p = logs(&[&[0.5, 0.5]]);
-        let top = Top::of(&mut p, TopK { mass: 1.0, max: 5 }).unwrap();
+        let top = Top::of(&mut p, TopK { mass: 1.0, max: 5, floor: 0.0 }).unwrap();
         assert_eq!(top.row(0).2, f32::NEG_INFINITY);
         assert_eq!(top.row(0).0.len(), 2);
     }

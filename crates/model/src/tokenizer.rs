@@ -17,6 +17,8 @@ pub struct Tokenizer {
     /// Token of each id; two tokens may not share one.
     tokens: BTreeMap<u32, String>,
     eos: Vec<i32>,
+    /// `eos_token` of tokenizer_config.json.
+    end_of_text: Option<i32>,
 }
 
 impl Tokenizer {
@@ -36,6 +38,7 @@ impl Tokenizer {
                     file: path.display().to_string(),
                     reason: format!("`eos_token` is `{token}`, expected a token of tokenizer.json"),
                 })?;
+                tokenizer.end_of_text = Some(id);
                 tokenizer.eos.push(id);
                 tokenizer.eos.sort_unstable();
                 tokenizer.eos.dedup();
@@ -68,7 +71,7 @@ impl Tokenizer {
             return Err(error("it has no tokens".into()));
         }
         check_added(text, &inner).map_err(error)?;
-        Ok(Self { inner, file: file.into(), tokens, eos: Vec::new() })
+        Ok(Self { inner, file: file.into(), tokens, eos: Vec::new(), end_of_text: None })
     }
 
     /// Ids of a text. Special tokens written out in it are recognised; none is added. This is how completions and texts of a
@@ -103,6 +106,12 @@ impl Tokenizer {
     /// Tokens that end a response, ascending.
     pub fn eos_ids(&self) -> &[i32] {
         &self.eos
+    }
+
+    /// The token that a text is ended with where it has no end of its own: `eos_token` of tokenizer_config.json (a chat model's
+    /// end of a turn), else the lowest of [`Tokenizer::eos_ids`].
+    pub fn end_of_text(&self) -> Option<i32> {
+        self.end_of_text.or_else(|| self.eos.first().copied())
     }
 
     /// One more than the largest id, added tokens included: where a padded vocabulary stops being real.

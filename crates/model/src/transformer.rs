@@ -110,6 +110,14 @@ impl Transformer {
         })
     }
 
+    /// The same network with weights of its own: what an optimizer writes to one does not reach the other.
+    pub fn copy(&self) -> Result<Self> {
+        let _guard = tch::no_grad_guard();
+        let own = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), tensor.f_detach_copy()?));
+        let parameters = self.parameters.iter().map(own).collect::<Result<_>>()?;
+        Self::from_parameters(self.config.clone(), parameters, self.device)
+    }
+
     /// The configuration it was built from.
     pub fn config(&self) -> &ModelConfig {
         &self.config

@@ -30,7 +30,7 @@ impl Examples {
         context: usize,
     ) -> Result<Self> {
         let prompts = Prompts::read("data", &config.section(path, config.completion_keys()), chat)?;
-        let eos = *tokenizer.eos_ids().first().ok_or_else(|| CommandError::new("the tokenizer names no EOS token"))?;
+        let eos = tokenizer.end_of_text().ok_or_else(|| CommandError::new("the tokenizer names no EOS token"))?;
         let mut rows = Vec::with_capacity(prompts.prompts.len());
         for (i, example) in prompts.prompts.iter().enumerate() {
             let fault = |what: &str| CommandError::new(format!("{}: {what}", prompts.place(i)));

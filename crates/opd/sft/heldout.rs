@@ -55,6 +55,7 @@ impl HeldOut {
             max_new_tokens: eval.max_new_tokens,
             eos: tokenizer.eos_ids().to_vec(),
             draws: 0,
+            draws_kept: record::DrawsKept::All,
             top_k: None,
         };
         let (seed, score_tokens) = (config.seed, config.microbatch_tokens);

@@ -5,7 +5,7 @@ use crate::{
     error::{CommandError, Result},
     output::say,
     prompts::shuffle,
-    recorded,
+    recorded, score_set,
     teachers::listed,
 };
 use futures::{Stream, StreamExt};
@@ -187,22 +187,10 @@ fn check(
         let known = listed(run.score_sets.keys().map(String::as_str));
         return Err(CommandError::new(format!("`{store}` has no score set `{name}`")).hint(format!("it has {known}")));
     };
-    let needs = estimator.needs();
-    // Draws are always of the whole distribution: no run keeps any where top_p cuts it.
-    for (column, read, kept, key) in [
-        ("teacher_top_ids", needs.teacher_top_k, set.top_k_max, "top_k"),
-        ("draw_teacher_logprobs", needs.draws, set.draws, "draws"),
-    ] {
-        if read > kept as usize {
-            let rule = estimator.estimator().name();
-            let what =
-                format!("estimator `{rule}` reads {read} of `{column}`, score set `{name}` of `{store}` keeps {kept}");
-            let hint = match kept {
-                0 => format!("take an estimator that does without `{column}`, or a store that was scored with it"),
-                _ => format!("set estimator.{key} = {kept}, or take a store that keeps more"),
-            };
-            return Err(CommandError::new(what).hint(hint));
-        }
+    if estimator.needs().teacher {
+        let rule = estimator.estimator().name();
+        let what = format!("estimator `{rule}` has the teacher beside the learner; `{store}` has its scores alone");
+        return Err(CommandError::new(what).hint("take an estimator that reads stored scores, or `opd learn`"));
     }
-    Ok(())
+    score_set::check(store, name, set, estimator)
 }

@@ -4,7 +4,7 @@ use crate::{Ragged, RecordError, schema::item_field};
 use arrow::{
     array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, ListArray, PrimitiveArray, RecordBatch, StringArray},
     buffer::{NullBuffer, OffsetBuffer, ScalarBuffer},
-    datatypes::{ArrowNativeType, DataType},
+    datatypes::ArrowNativeType,
 };
 use std::sync::Arc;
 
@@ -85,6 +85,7 @@ pub(crate) struct NestedColumn<T: ArrowNativeType> {
     rows: OffsetBuffer<i32>,
     offsets: OffsetBuffer<i32>,
     values: ScalarBuffer<T>,
+    nulls: Option<NullBuffer>,
 }
 
 impl<T: ArrowNativeType> NestedColumn<T> {
@@ -92,7 +93,12 @@ impl<T: ArrowNativeType> NestedColumn<T> {
         let outer = column(batch, name)?.as_list_opt::<i32>().ok_or_else(|| wrong_type(name))?;
         let inner = outer.values().as_list_opt::<i32>().ok_or_else(|| wrong_type(name))?;
         let values = inner.values().as_primitive_opt::<P>().ok_or_else(|| wrong_type(name))?;
-        Ok(Self { rows: outer.offsets().clone(), offsets: inner.offsets().clone(), values: values.values().clone() })
+        let (rows, nulls) = (outer.offsets().clone(), outer.nulls().cloned());
+        Ok(Self { rows, offsets: inner.offsets().clone(), values: values.values().clone(), nulls })
+    }
+
+    pub fn optional_row(&self, i: usize) -> Option<Lists<'_, T>> {
+        self.nulls.as_ref().is_none_or(|nulls| nulls.is_valid(i)).then(|| self.row(i))
     }
 
     pub fn row(&self, i: usize) -> Lists<'_, T> {
@@ -164,22 +170,38 @@ pub(crate) fn nested<'a, T: ArrowPrimitiveType>(rows: impl Iterator<Item = &'a R
 where
     T::Native: 'a,
 {
+    nested_lists::<T>(rows.map(Some), false)
+}
+
+/// Makes a nullable `list<list<T>>` column; a missing [`Ragged`] is null.
+pub(crate) fn optional_nested<'a, T: ArrowPrimitiveType>(
+    rows: impl Iterator<Item = Option<&'a Ragged<T::Native>>>,
+) -> ArrayRef
+where
+    T::Native: 'a,
+{
+    nested_lists::<T>(rows, true)
+}
+
+fn nested_lists<'a, T: ArrowPrimitiveType>(
+    rows: impl Iterator<Item = Option<&'a Ragged<T::Native>>>,
+    nullable: bool,
+) -> ArrayRef
+where
+    T::Native: 'a,
+{
     let mut values = Vec::new();
     let mut inner = Vec::new();
     let mut outer = Vec::new();
+    let mut valid = Vec::new();
     for row in rows {
-        values.extend_from_slice(row.values());
-        inner.extend(row.iter().map(<[T::Native]>::len));
-        outer.push(row.len());
+        values.extend_from_slice(row.map_or(&[][..], Ragged::values));
+        inner.extend(row.into_iter().flat_map(Ragged::iter).map(<[T::Native]>::len));
+        outer.push(row.map_or(0, Ragged::len));
+        valid.push(row.is_some());
     }
     let values = PrimitiveArray::<T>::new(values.into(), None);
-    wrap(outer, wrap(inner, Arc::new(values), None), None)
-}
-
-/// A `list<list<T>>` column that is null in each of `rows` rows.
-pub(crate) fn null_nested(item: DataType, rows: usize) -> ArrayRef {
-    let inner = DataType::List(item_field(item));
-    Arc::new(ListArray::new_null(item_field(inner), rows))
+    wrap(outer, wrap(inner, Arc::new(values), None), nullable.then(|| valid.into()))
 }
 
 fn wrap(lengths: Vec<usize>, values: ArrayRef, nulls: Option<NullBuffer>) -> ArrayRef {

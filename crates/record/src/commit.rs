@@ -1,6 +1,6 @@
 //! What the log says: one commit, one JSON object, one thing that happened.
 
-use crate::{Digest, PolicyVersion, RecordError, RowSet};
+use crate::{Digest, DrawsKept, PolicyVersion, RecordError, RowSet};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -204,18 +204,47 @@ impl Units {
     }
 }
 
-/// What a score set keeps of the teacher.
+/// What a score set keeps of the teacher, and what the rollouts it scores keep of the sampler.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScoreSet {
-    /// The top-k is cut at this mass ...
+    /// The teacher's top-k is cut at this mass ...
     pub top_k_mass: f64,
-    /// ... and at this many entries; 0 keeps no top-k.
+    /// ... and at this many entries; 0 keeps no top-k ...
     pub top_k_max: u32,
-    /// Monte-Carlo draws a position, m; 0 keeps none.
+    /// ... and has no entry less likely than this, but for the first.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub top_k_floor: f64,
+    /// Monte-Carlo draws of the sampler a position, m; 0 keeps none.
     pub draws: u32,
+    /// Which of them are kept.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub draws_kept: DrawsKept,
+    /// The sampler's top-k, cut in the same way; `None` in the log of a program that did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampler_top_k: Option<SamplerTopK>,
+    /// Monte-Carlo draws of the teacher a position; 0 keeps none.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub teacher_draws: u32,
     /// How columns are packed; `plain` is not at all.
     pub codec: String,
+}
+
+/// How the sampler's top-k is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SamplerTopK {
+    /// At this mass ...
+    pub mass: f64,
+    /// ... and at this many entries; 0 keeps none ...
+    pub max: u32,
+    /// ... and it has no entry less likely than this, but for the first.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub floor: f64,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// A published policy version.

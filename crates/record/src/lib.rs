@@ -29,13 +29,13 @@ mod steps;
 pub use column::Lists;
 pub use commit::{
     BatchId, BatchRows, Claims, Commit, DropReason, Dropped, EvalCommit, Event, FORMAT, Job, ObjectRef, Policy,
-    PromptSet, Ratio, RolloutCommit, Run, ScoreCommit, ScoreSet, StepCommit, UnitRows, Units, Work,
+    PromptSet, Ratio, RolloutCommit, Run, SamplerTopK, ScoreCommit, ScoreSet, StepCommit, UnitRows, Units, Work,
 };
 pub use error::RecordError;
 pub use ids::{Digest, PolicyVersion};
 pub use ragged::Ragged;
 pub use rollouts::{NewRollout, Rollout, RolloutBatch, RolloutBatchInfo, rollout_id};
-pub use row::{Finish, Sample, Score};
+pub use row::{Draws, DrawsKept, Finish, Sample, Score};
 pub use row_set::RowSet;
 pub use scores::{ScoredBatch, ScoredRollout};
 pub use steps::{ConsumedRollout, encode_step};

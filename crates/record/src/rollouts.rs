@@ -74,6 +74,8 @@ pub struct RolloutBatch {
     sampler_tail_logprobs: Floats,
     temperature: ScalarBuffer<f32>,
     finish: StringArray,
+    seed: ScalarBuffer<i64>,
+    draws_taken: Ints,
 }
 
 /// One row of a [`RolloutBatch`], borrowed; fields as in `schemas/rollouts.toml`.
@@ -98,6 +100,8 @@ pub struct Rollout<'a> {
     pub sampler_tail_logprobs: &'a [f32],
     pub temperature: f32,
     pub finish: &'a str,
+    pub seed: u64,
+    pub draws_taken: Option<&'a [i32]>,
 }
 
 impl RolloutBatch {
@@ -136,6 +140,7 @@ impl RolloutBatch {
             Arc::new(StringArray::from_iter_values(samples().map(|s| s.finish.unwrap_or(Finish::Length).as_str()))),
             Arc::new(Int64Array::from_value(info.started_at, n)),
             Arc::new(Int64Array::from_value(info.finished_at, n)),
+            column::optional_list::<Int32Type>(samples().map(|s| s.draws_taken.as_deref())),
         ];
         Self::try_new(RecordBatch::try_new(schema::ROLLOUTS.clone(), columns)?)
     }
@@ -145,7 +150,7 @@ impl RolloutBatch {
     /// # Errors
     /// [`RecordError::Schema`] or [`RecordError::Row`] with the first thing that does not hold.
     pub fn try_new(batch: RecordBatch) -> Result<Self, RecordError> {
-        schema::check(&batch, &schema::ROLLOUTS)?;
+        let batch = schema::up_to_date(batch, &schema::ROLLOUTS)?;
         if batch.num_rows() == 0 {
             return Err(RecordError::Schema { what: "rows".into(), expected: "at least 1".into(), found: "0".into() });
         }
@@ -171,6 +176,8 @@ impl RolloutBatch {
             sampler_tail_logprobs: Floats::of::<Float32Type>(&batch, "sampler_tail_logprobs")?,
             temperature: column::primitive::<Float32Type>(&batch, "temperature")?,
             finish: column::text(&batch, "finish")?,
+            seed: column::primitive::<Int64Type>(&batch, "seed")?,
+            draws_taken: Ints::of::<Int32Type>(&batch, "draws_taken")?,
             batch,
         };
         let spans = Longs::of::<Int64Type>(&view.batch, "span_versions")?;
@@ -245,6 +252,8 @@ impl RolloutBatch {
             sampler_tail_logprobs: self.sampler_tail_logprobs.row(i),
             temperature: self.temperature[i],
             finish: self.finish.value(i),
+            seed: self.seed[i] as u64,
+            draws_taken: self.draws_taken.optional_row(i),
         }
     }
 
@@ -276,6 +285,7 @@ fn check_row(row: usize, r: &Rollout<'_>) -> Result<(), RecordError> {
         ("sampler_top_ids", r.sampler_top_ids.len()),
         ("sampler_top_logprobs", r.sampler_top_logprobs.len()),
         ("sampler_tail_logprobs", r.sampler_tail_logprobs.len()),
+        ("draws_taken", r.draws_taken.map_or(positions, <[i32]>::len)),
     ] {
         if length != positions {
             return fault(column, format!("{positions} positions, one a response token"), length.to_string());
@@ -302,12 +312,24 @@ fn check_row(row: usize, r: &Rollout<'_>) -> Result<(), RecordError> {
         if let Some(x) = r.draw_logprobs.get(t).iter().find(|x| !is_logprob(**x)) {
             return fault("draw_logprobs", "finite numbers, at most 0".into(), format!("{x} at position {t}"));
         }
-        if draws.first().is_some_and(|first| *first != r.response_ids[t]) {
+        let inside = |id: &i32| r.draws_taken.is_some() && r.sampler_top_ids.get(t).contains(id);
+        if draws.first().is_some_and(|first| *first != r.response_ids[t]) && !inside(&r.response_ids[t]) {
             let found = format!("{} at position {t}", draws[0]);
             return fault("draw_ids", format!("the sampled token {} first", r.response_ids[t]), found);
         }
         if let Some(n) = r.draw_counts.get(t).iter().find(|n| **n < 1) {
             return fault("draw_counts", "counts from 1".into(), format!("{n} at position {t}"));
+        }
+        if let Some(taken) = r.draws_taken {
+            if let Some(id) = draws.iter().find(|id| inside(id)) {
+                let expected = "only ids outside `sampler_top_ids`, where `draws_taken` is not null".into();
+                return fault("draw_ids", expected, format!("{id} at position {t}"));
+            }
+            let kept: i64 = r.draw_counts.get(t).iter().map(|n| i64::from(*n)).sum();
+            if i64::from(taken[t]) < kept.max(1) {
+                let expected = format!("{} or more, as `draw_counts` add up to {kept}", kept.max(1));
+                return fault("draws_taken", expected, format!("{} at position {t}", taken[t]));
+            }
         }
         let (ids, tops) = (r.sampler_top_ids.get(t).len(), r.sampler_top_logprobs.get(t).len());
         if ids != tops {

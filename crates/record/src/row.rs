@@ -23,6 +23,38 @@ impl Finish {
     }
 }
 
+/// Which of a position's Monte-Carlo draws are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DrawsKept {
+    /// All of them.
+    #[default]
+    All,
+    /// Those outside the sampler's top-k, with the number of all.
+    Tail,
+}
+
+impl DrawsKept {
+    /// The word in a pipeline.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DrawsKept::All => "all",
+            DrawsKept::Tail => "tail",
+        }
+    }
+}
+
+/// Monte-Carlo draws along a response: at each position distinct ids, with counts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Draws {
+    /// Distinct ids, in the order they were first drawn.
+    pub ids: Ragged<i32>,
+    /// How often each was drawn.
+    pub counts: Ragged<i32>,
+    /// Log-probability of each, under whoever drew.
+    pub logprobs: Ragged<f32>,
+}
+
 /// What sampling one sequence gives. Every per-position list has `response_ids.len()` entries; EOS is a response token
 /// like any other. All logprobs are the sampler's, natural logs at the sampling temperature over the full vocabulary.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -33,7 +65,10 @@ pub struct Sample {
     pub sampler_logprobs: Vec<f32>,
     /// Monte-Carlo draws at each position: distinct ids. The sampled token is one of the draws, and its first.
     pub draw_ids: Ragged<i32>,
-    /// How often each id of `draw_ids` was drawn; sums to `m` at each position.
+    /// How many draws were taken at each position, m, where `draw_ids` holds only those outside `sampler_top_ids`; `None` where
+    /// it holds all.
+    pub draws_taken: Option<Vec<i32>>,
+    /// How often each id of `draw_ids` was drawn; sums to m at each position where all are held.
     pub draw_counts: Ragged<i32>,
     /// Log-probability of each id of `draw_ids`.
     pub draw_logprobs: Ragged<f32>,
@@ -67,4 +102,6 @@ pub struct Score {
     pub sampler_top_teacher_tail_logprobs: Vec<f32>,
     /// Entropy of the teacher at each position, nats; `None` where a served teacher does not give it.
     pub teacher_entropy: Option<Vec<f32>>,
+    /// Draws from the teacher's whole distribution; `None` where none were taken.
+    pub teacher_draws: Option<Draws>,
 }

@@ -2,7 +2,7 @@
 
 use crate::RecordError;
 use arrow::{
-    array::RecordBatch,
+    array::{RecordBatch, new_null_array},
     datatypes::{DataType, Field, Schema, SchemaRef},
 };
 use serde::Deserialize;
@@ -80,6 +80,32 @@ fn data_type(word: &str) -> DataType {
 /// The field of a list's items: never null.
 pub(crate) fn item_field(item: DataType) -> Arc<Field> {
     Arc::new(Field::new("item", item, false))
+}
+
+/// `batch` as a batch of `expected`: one of an earlier version gets the columns it lacks, full of nulls.
+///
+/// # Errors
+/// As [`check`].
+pub fn up_to_date(batch: RecordBatch, expected: &Schema) -> Result<RecordBatch, RecordError> {
+    let version = |schema: &Schema| schema.metadata.get(SCHEMA_VERSION).and_then(|text| text.parse::<u32>().ok());
+    let found = batch.schema();
+    let batch = match (version(&found), version(expected)) {
+        (Some(theirs), Some(ours)) if theirs < ours => {
+            // A column that may not be null is found to be so by the check.
+            let lacking = expected.fields().iter().skip(batch.num_columns());
+            let lacking: Vec<Field> = lacking.map(|field| field.as_ref().clone().with_nullable(true)).collect();
+            let nulls = lacking.iter().map(|field| new_null_array(field.data_type(), batch.num_rows()));
+            let columns = batch.columns().iter().cloned().chain(nulls).collect();
+            let fields: Vec<Field> =
+                found.fields().iter().map(|field| field.as_ref().clone()).chain(lacking.clone()).collect();
+            let mut metadata = found.metadata().clone();
+            metadata.insert(SCHEMA_VERSION.to_string(), ours.to_string());
+            RecordBatch::try_new(Arc::new(Schema::new_with_metadata(fields, metadata)), columns)?
+        }
+        _ => batch,
+    };
+    check(&batch, expected)?;
+    Ok(batch)
 }
 
 /// Checks that `batch` has the name, version, columns and types of `expected`, and nulls only where they are allowed.

@@ -8,7 +8,7 @@ use crate::{
 };
 use arrow::{
     array::{ArrayRef, RecordBatch, StringArray},
-    datatypes::{DataType, Float32Type, Int32Type},
+    datatypes::{Float32Type, Int32Type},
 };
 use std::sync::Arc;
 
@@ -27,6 +27,9 @@ pub struct ScoredBatch {
     sampler_top_teacher_logprobs: NestedFloats,
     sampler_top_teacher_tail_logprobs: Floats,
     teacher_entropy: Floats,
+    teacher_draw_ids: NestedInts,
+    teacher_draw_counts: NestedInts,
+    teacher_draw_logprobs: NestedFloats,
 }
 
 /// One scored rollout, borrowed; fields as in `schemas/scores.toml`.
@@ -42,6 +45,9 @@ pub struct ScoredRollout<'a> {
     pub sampler_top_teacher_logprobs: Lists<'a, f32>,
     pub sampler_top_teacher_tail_logprobs: &'a [f32],
     pub teacher_entropy: Option<&'a [f32]>,
+    pub teacher_draw_ids: Option<Lists<'a, i32>>,
+    pub teacher_draw_counts: Option<Lists<'a, i32>>,
+    pub teacher_draw_logprobs: Option<Lists<'a, f32>>,
 }
 
 impl ScoredBatch {
@@ -54,6 +60,7 @@ impl ScoredBatch {
         if scores.len() != n {
             return Err(rows_differ(n, scores.len()));
         }
+        let draws = || scores.iter().map(|s| s.teacher_draws.as_ref());
         let columns: Vec<ArrayRef> = vec![
             Arc::new(StringArray::from_iter_values(rollouts.rows().map(|row| row.rollout_id))),
             Arc::new(StringArray::from_iter_values((0..n).map(|_| rollouts.teacher_id()))),
@@ -66,9 +73,9 @@ impl ScoredBatch {
             column::nested::<Float32Type>(scores.iter().map(|s| &s.sampler_top_teacher_logprobs)),
             column::list::<Float32Type>(scores.iter().map(|s| s.sampler_top_teacher_tail_logprobs.as_slice())),
             column::optional_list::<Float32Type>(scores.iter().map(|s| s.teacher_entropy.as_deref())),
-            column::null_nested(DataType::Int32, n),
-            column::null_nested(DataType::Int32, n),
-            column::null_nested(DataType::Float32, n),
+            column::optional_nested::<Int32Type>(draws().map(|draws| draws.map(|draws| &draws.ids))),
+            column::optional_nested::<Int32Type>(draws().map(|draws| draws.map(|draws| &draws.counts))),
+            column::optional_nested::<Float32Type>(draws().map(|draws| draws.map(|draws| &draws.logprobs))),
         ];
         let scores = RecordBatch::try_new(schema::SCORES.clone(), columns)?;
         Self::zip(rollouts, scores)
@@ -79,7 +86,7 @@ impl ScoredBatch {
     /// # Errors
     /// [`RecordError::Schema`] or [`RecordError::Row`] with the first thing that does not hold.
     pub fn zip(rollouts: RolloutBatch, scores: RecordBatch) -> Result<Self, RecordError> {
-        schema::check(&scores, &schema::SCORES)?;
+        let scores = schema::up_to_date(scores, &schema::SCORES)?;
         if scores.num_rows() != rollouts.len() {
             return Err(rows_differ(rollouts.len(), scores.num_rows()));
         }
@@ -93,6 +100,9 @@ impl ScoredBatch {
             sampler_top_teacher_logprobs: NestedFloats::of::<Float32Type>(&scores, "sampler_top_teacher_logprobs")?,
             sampler_top_teacher_tail_logprobs: Floats::of::<Float32Type>(&scores, "sampler_top_teacher_tail_logprobs")?,
             teacher_entropy: Floats::of::<Float32Type>(&scores, "teacher_entropy")?,
+            teacher_draw_ids: NestedInts::of::<Int32Type>(&scores, "teacher_draw_ids")?,
+            teacher_draw_counts: NestedInts::of::<Int32Type>(&scores, "teacher_draw_counts")?,
+            teacher_draw_logprobs: NestedFloats::of::<Float32Type>(&scores, "teacher_draw_logprobs")?,
             rollouts,
             scores,
         };
@@ -147,6 +157,9 @@ impl ScoredBatch {
             sampler_top_teacher_logprobs: self.sampler_top_teacher_logprobs.row(i),
             sampler_top_teacher_tail_logprobs: self.sampler_top_teacher_tail_logprobs.row(i),
             teacher_entropy: self.teacher_entropy.optional_row(i),
+            teacher_draw_ids: self.teacher_draw_ids.optional_row(i),
+            teacher_draw_counts: self.teacher_draw_counts.optional_row(i),
+            teacher_draw_logprobs: self.teacher_draw_logprobs.optional_row(i),
         }
     }
 
@@ -184,6 +197,7 @@ fn check_row(row: usize, s: &ScoredRollout<'_>) -> Result<(), RecordError> {
             return fault(column, format!("{positions} positions, one a response token"), length.to_string());
         }
     }
+    check_teacher_draws(row, s)?;
     for t in (0..positions).filter(|t| s.rollout.loss_mask[*t] != 0) {
         for (column, expected, found) in [
             ("teacher_top_logprobs", s.teacher_top_ids.get(t).len(), s.teacher_top_logprobs.get(t).len()),
@@ -216,6 +230,43 @@ fn check_row(row: usize, s: &ScoredRollout<'_>) -> Result<(), RecordError> {
                 let expected = "logprobs and their tail, at most 0".into();
                 return fault(column, expected, format!("{x} at position {t}"));
             }
+        }
+    }
+    Ok(())
+}
+
+/// Draws from the teacher are whole or not there at all.
+fn check_teacher_draws(row: usize, s: &ScoredRollout<'_>) -> Result<(), RecordError> {
+    let fault = |column, expected: String, found: String| Err(RecordError::Row { row, column, expected, found });
+    let positions = s.rollout.response_ids.len();
+    let (Some(ids), Some(counts), Some(logprobs)) =
+        (s.teacher_draw_ids, s.teacher_draw_counts, s.teacher_draw_logprobs)
+    else {
+        let there = [s.teacher_draw_ids.is_some(), s.teacher_draw_counts.is_some(), s.teacher_draw_logprobs.is_some()];
+        let found = there.iter().filter(|is_there| **is_there).count();
+        let expected = "ids, counts and logprobs, or null in all three".into();
+        return if found == 0 { Ok(()) } else { fault("teacher_draw_ids", expected, format!("{found} of the three")) };
+    };
+    for (column, length) in [
+        ("teacher_draw_ids", ids.len()),
+        ("teacher_draw_counts", counts.len()),
+        ("teacher_draw_logprobs", logprobs.len()),
+    ] {
+        if length != positions {
+            return fault(column, format!("{positions} positions, one a response token"), length.to_string());
+        }
+    }
+    for t in (0..positions).filter(|t| s.rollout.loss_mask[*t] != 0) {
+        let lengths = [ids.get(t).len(), counts.get(t).len(), logprobs.get(t).len()];
+        if lengths[0] == 0 || lengths[1..] != [lengths[0]; 2] {
+            let found = format!("{} ids, {} counts, {} logprobs at position {t}", lengths[0], lengths[1], lengths[2]);
+            return fault("teacher_draw_counts", "as many of each, one at least".into(), found);
+        }
+        if let Some(n) = counts.get(t).iter().find(|n| **n < 1) {
+            return fault("teacher_draw_counts", "counts from 1".into(), format!("{n} at position {t}"));
+        }
+        if let Some(x) = logprobs.get(t).iter().find(|x| !is_logprob(**x)) {
+            return fault("teacher_draw_logprobs", "finite numbers, at most 0".into(), format!("{x} at position {t}"));
         }
     }
     Ok(())

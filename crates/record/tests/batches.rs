@@ -6,8 +6,8 @@ use arrow::{
 };
 use proptest::prelude::*;
 use record::{
-    ConsumedRollout, Finish, NewRollout, PolicyVersion, Ragged, RecordError, RolloutBatch, RolloutBatchInfo, Sample,
-    Score, ScoredBatch, encode_step, schema,
+    ConsumedRollout, Draws, Finish, NewRollout, PolicyVersion, Ragged, RecordError, RolloutBatch, RolloutBatchInfo,
+    Sample, Score, ScoredBatch, encode_step, schema,
 };
 use std::sync::Arc;
 
@@ -31,6 +31,7 @@ fn sample(length: usize, support: usize) -> (Sample, Score) {
         response_ids: (0..length as i32).collect(),
         sampler_logprobs: vec![-0.5; length],
         draw_ids: (0..length).map(ids).collect(),
+        draws_taken: None,
         draw_counts: (0..length).map(|_| (0..support).map(|_| 2)).collect(),
         draw_logprobs: (0..length).map(logs).collect(),
         sampler_top_ids: (0..length).map(ids).collect(),
@@ -46,6 +47,11 @@ fn sample(length: usize, support: usize) -> (Sample, Score) {
         draw_teacher_logprobs: (0..length).map(logs).collect(),
         sampler_top_teacher_logprobs: (0..length).map(logs).collect(),
         sampler_top_teacher_tail_logprobs: if support == 0 { vec![] } else { vec![-4.0; length] },
+        teacher_draws: Some(Draws {
+            ids: (0..length).map(|t| [t as i32, 3 + t as i32]).collect(),
+            counts: (0..length).map(|_| [2, 1]).collect(),
+            logprobs: (0..length).map(|_| [-0.5, -2.0]).collect(),
+        }),
         teacher_entropy: Some(vec![1.25; length]),
     };
     (sample, score)
@@ -89,6 +95,10 @@ proptest! {
             prop_assert_eq!(scored.draw_teacher_logprobs.values(), score.draw_teacher_logprobs.values());
             prop_assert_eq!(scored.sampler_top_teacher_tail_logprobs, &score.sampler_top_teacher_tail_logprobs);
             prop_assert_eq!(scored.teacher_entropy, score.teacher_entropy.as_deref());
+            let draws = score.teacher_draws.clone().unwrap();
+            prop_assert_eq!(scored.teacher_draw_ids.unwrap().to_ragged(), draws.ids);
+            prop_assert_eq!(scored.teacher_draw_counts.unwrap().to_ragged(), draws.counts);
+            prop_assert_eq!(scored.teacher_draw_logprobs.unwrap().to_ragged(), draws.logprobs);
         }
     }
 }
@@ -121,6 +131,48 @@ fn a_sample_that_contradicts_itself_is_refused() {
     assert_eq!(fault_of_sample(|s| s.sampler_top_logprobs = Ragged::new()), (1, "sampler_top_logprobs"));
     assert_eq!(fault_of_sample(|s| s.sampler_tail_logprobs[2] = f32::NAN), (1, "sampler_top_logprobs"));
     assert_eq!(fault_of_sample(|s| *s = Sample::default()), (1, "response_ids"));
+}
+
+/// Draws 5 and 6, kept because they lie outside the top-k, of `taken` draws at each of three positions.
+fn tail_draws(s: &mut Sample, taken: i32) {
+    s.draw_ids = [[5, 6]; 3].into_iter().collect();
+    s.draws_taken = Some(vec![taken; 3]);
+}
+
+#[test]
+fn where_only_draws_of_the_tail_are_kept_the_sampled_token_may_be_missing() {
+    let (mut tail, _) = sample(3, 2);
+    tail_draws(&mut tail, 9);
+    tail.sampler_top_ids = [[0, 1], [1, 2], [2, 3]].into_iter().collect();
+    let batch = RolloutBatch::encode(&info(), &[row(0, 2, tail), row(1, 2, sample(3, 2).0)]).unwrap();
+    assert_eq!(batch.row(0).draws_taken, Some(&[9, 9, 9][..]));
+    assert_eq!(batch.row(1).draws_taken, None);
+    // The sampled tokens are 0, 1 and 2: first of the draws, or inside the top-k.
+    let inside = |s: &mut Sample| s.sampler_top_ids = [[0, 5], [1, 8], [2, 8]].into_iter().collect();
+    assert_eq!(fault_of_sample(|s| (tail_draws(s, 9), inside(s)).1), (1, "draw_ids"));
+    let outside = |s: &mut Sample| s.sampler_top_ids = [[7, 8]; 3].into_iter().collect();
+    assert_eq!(fault_of_sample(|s| (tail_draws(s, 9), outside(s)).1), (1, "draw_ids"));
+    assert_eq!(fault_of_sample(|s| tail_draws(s, 3)), (1, "draws_taken"), "four are kept");
+    assert_eq!(fault_of_sample(|s| s.draws_taken = Some(vec![9])), (1, "draws_taken"));
+}
+
+#[test]
+fn a_batch_of_version_1_is_read_and_has_all_its_draws() {
+    let (sample, _) = sample(2, 1);
+    let batch = RolloutBatch::encode(&info(), &[row(0, 1, sample)]).unwrap().as_record_batch().clone();
+    let columns: Vec<usize> = (0..batch.num_columns() - 1).collect();
+    let old = batch.project(&columns).unwrap();
+    let mut metadata = old.schema().metadata().clone();
+    metadata.insert(schema::SCHEMA_VERSION.into(), "1".into());
+    let of_version_1 = Schema::new_with_metadata(old.schema().fields().clone(), metadata);
+    let old = RecordBatch::try_new(Arc::new(of_version_1), old.columns().to_vec()).unwrap();
+    let read = RolloutBatch::try_new(old.clone()).unwrap();
+    assert_eq!(read.row(0).draws_taken, None);
+    assert_eq!(read.as_record_batch().schema().fields(), schema::ROLLOUTS.fields());
+    // A column that every version has may not be missing.
+    let fewer: Vec<usize> = (0..old.num_columns() - 1).collect();
+    let error = RolloutBatch::try_new(old.project(&fewer).unwrap()).unwrap_err().to_string();
+    assert!(error.contains("column `finished_at`: expected no nulls, found 1 nulls"), "{error}");
 }
 
 fn fault_of_score(spoil: impl Fn(&mut Score)) -> (usize, &'static str) {
@@ -160,6 +212,16 @@ fn a_score_that_does_not_fit_its_rollout_is_refused() {
         (1, "draw_teacher_logprobs")
     );
     assert_eq!(fault_of_score(|s| s.teacher_entropy = Some(vec![1.0])), (1, "teacher_entropy"));
+    let draws = |count: i32, logprob: f32| {
+        let (ids, counts) = ([[4]; 3].into_iter().collect(), [[count]; 3].into_iter().collect());
+        Some(Draws { ids, counts, logprobs: [[logprob]; 3].into_iter().collect() })
+    };
+    assert_eq!(fault_of_score(|s| s.teacher_draws = draws(0, -1.0)), (1, "teacher_draw_counts"));
+    assert_eq!(fault_of_score(|s| s.teacher_draws = draws(1, f32::NEG_INFINITY)), (1, "teacher_draw_logprobs"));
+    assert_eq!(fault_of_score(|s| s.teacher_draws = Some(Draws::default())), (1, "teacher_draw_ids"));
+    let halved =
+        |s: &mut Score| s.teacher_draws = draws(1, -1.0).map(|d| Draws { counts: [[]; 3].into_iter().collect(), ..d });
+    assert_eq!(fault_of_score(halved), (1, "teacher_draw_counts"));
 }
 
 /// The same batch with another column in the place of `name`.
@@ -192,7 +254,7 @@ fn a_batch_that_is_not_of_its_schema_is_refused() {
     assert!(says(with_column(&batch, "temperature", cold)).contains("row 1, column `temperature`"));
     assert!(says(batch.slice(0, 0)).contains("rows: expected at least 1"));
     let fewer: Vec<usize> = (0..batch.num_columns() - 1).collect();
-    assert!(says(batch.project(&fewer).unwrap()).contains("`finished_at`, found nothing"));
+    assert!(says(batch.project(&fewer).unwrap()).contains("`draws_taken`, found nothing"));
 
     let newer = Schema::new_with_metadata(batch.schema().fields().clone(), {
         let mut metadata = batch.schema().metadata().clone();
@@ -200,7 +262,7 @@ fn a_batch_that_is_not_of_its_schema_is_refused() {
         metadata
     });
     let newer = RecordBatch::try_new(Arc::new(newer), batch.columns().to_vec()).unwrap();
-    assert!(says(newer).contains("metadata `opd.version`: expected 1, found 9"));
+    assert!(says(newer).contains("metadata `opd.version`: expected 2, found 9"));
 
     let scored = ScoredBatch::encode(rollouts.clone(), &[score.clone(), score.clone()]).unwrap();
     let other: ArrayRef = Arc::new(StringArray::from(vec!["u00000007-abc-0", "u00000007-abc-7"]));

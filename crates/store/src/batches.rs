@@ -66,7 +66,7 @@ impl Store {
     /// # Errors
     /// As [`Store::get_rollouts`].
     pub async fn get_scores(&self, object: &ObjectRef) -> Result<RecordBatch> {
-        self.get_columns(object, &SCORES, |batch| schema::check(&batch, &SCORES).map(|()| batch)).await
+        self.get_columns(object, &SCORES, |batch| schema::up_to_date(batch, &SCORES)).await
     }
 
     /// What the learner saw in a step.
@@ -74,7 +74,7 @@ impl Store {
     /// # Errors
     /// As [`Store::get_rollouts`].
     pub async fn get_step_record(&self, object: &ObjectRef) -> Result<RecordBatch> {
-        self.get_columns(object, &STEPS, |batch| schema::check(&batch, &STEPS).map(|()| batch)).await
+        self.get_columns(object, &STEPS, |batch| schema::up_to_date(batch, &STEPS)).await
     }
 
     /// A batch of rollouts with one of its score sets, zipped.

@@ -239,6 +239,7 @@ mod tests {
             response_ids: vec![5; n],
             sampler_logprobs: vec![-0.5; n],
             draw_ids: (0..n).map(|_| [5]).collect(),
+            draws_taken: None,
             draw_counts: (0..n).map(|_| [1]).collect(),
             draw_logprobs: each(-0.5),
             sampler_top_ids: (0..n).map(|_| [5]).collect(),
@@ -287,7 +288,7 @@ mod tests {
         let mut metadata = schema.metadata.clone();
         metadata.insert(SCHEMA_VERSION.into(), "99".into());
         let newer = RecordBatch::try_new(Arc::new(schema.with_metadata(metadata)), columns).unwrap();
-        assert_eq!(decode(encode(&newer).unwrap(), &ROLLOUTS), Err(Fault::Newer("99".into(), "1".into())));
+        assert_eq!(decode(encode(&newer).unwrap(), &ROLLOUTS), Err(Fault::Newer("99".into(), "2".into())));
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 //! What makes up for draws being the sampler's and not the learner's: the weights w of `c_j = -(n_j / m) w_j A_j`.
 
-use super::ppo::Clip;
+use super::{Advantage, Candidates, DecoupledPpo, M2po, Pass, ppo::Clip, reverse_kl_mc::Draws};
 use crate::{LearnError, Result};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -32,11 +32,19 @@ pub enum Correction {
     SelfNormalised {},
     /// rho, or 0 by the PPO rule.
     Ppo(Clip),
+    /// The PPO rule on the ratio to the proximal weights, times theirs to the sampler.
+    DecoupledPpo(DecoupledPpo),
+    /// rho, or 0 by the PPO rule with margins that the whole minibatch gives.
+    M2po(M2po),
 }
 
 fn two() -> f64 {
     2.0
 }
+
+/// The keys of a clip's margins where it is a correction's.
+pub(super) const MARGINS: [&str; 3] =
+    ["estimator.correction.eps_low", "estimator.correction.eps_high", "estimator.correction.dual_clip"];
 
 impl Default for Correction {
     fn default() -> Self {
@@ -59,29 +67,57 @@ impl Correction {
                 Err(LearnError::Setting { key: "estimator.correction", expected, found: "self_normalised".into() })
             }
             Self::SelfNormalised {} => Ok(()),
-            Self::Ppo(clip) => clip.validate([
-                "estimator.correction.eps_low",
-                "estimator.correction.eps_high",
-                "estimator.correction.dual_clip",
-            ]),
+            Self::Ppo(clip) => clip.validate(MARGINS),
+            Self::DecoupledPpo(rule) => rule.validate(),
+            Self::M2po(rule) => rule.validate(),
         }
     }
 
-    /// The weights at draws `[N, J]` with these shares n_j / m of their position, and which of them were cut down. Where a share
-    /// is 0 the weight means nothing.
-    pub(super) fn weights(self, rho: &Tensor, advantage: &Tensor, share: &Tensor) -> (Tensor, Option<Tensor>) {
+    /// What it needs to know of the whole minibatch.
+    pub(super) fn pass(self) -> Pass {
+        match self {
+            Self::DecoupledPpo(rule) => Pass::Proximal { minibatches: rule.minibatches },
+            Self::M2po(_) => Pass::Statistics,
+            Self::None {} | Self::Importance {} | Self::Truncated { .. } | Self::SelfNormalised {} | Self::Ppo(_) => {
+                Pass::None
+            }
+        }
+    }
+
+    /// What it is in this minibatch, where that is not itself.
+    pub(super) fn settle(self, advantage: Advantage, minibatch: &[Candidates]) -> Option<Self> {
+        match self {
+            Self::M2po(rule) => Some(Self::Ppo(rule.clip(&M2po::harmful(advantage, minibatch)))),
+            _ => None,
+        }
+    }
+
+    /// The weights at draws `[N, J]` with these rho, and which of them were cut down. Where a share is 0 the weight means nothing.
+    pub(super) fn weights(
+        self,
+        candidates: &Candidates,
+        draws: &Draws,
+        rho: &Tensor,
+        advantage: &Tensor,
+    ) -> (Tensor, Option<Tensor>) {
         match self {
             Self::None {} => (rho.ones_like(), None),
             Self::Importance {} => (rho.shallow_clone(), None),
             Self::Truncated { c } => (rho.clamp_max(c), Some(rho.gt(c))),
             Self::SelfNormalised {} => {
-                let mean = (share * rho).sum_dim_intlist([1i64].as_slice(), true, None);
+                let mean = (&draws.share * rho).sum_dim_intlist([1i64].as_slice(), true, None);
                 (rho / mean, None)
             }
             Self::Ppo(clip) => {
                 let (weights, clipped) = clip.weights(rho, advantage);
                 (weights, Some(clipped))
             }
+            Self::DecoupledPpo(rule) => {
+                let (weights, cut) = rule.weights(candidates, draws, advantage);
+                (weights, Some(cut))
+            }
+            // Its margins are not known yet: not a number, so that a pass that was left out is found out.
+            Self::M2po(_) => (rho.full_like(f64::NAN), None),
         }
     }
 }
@@ -92,7 +128,9 @@ impl Serialize for Correction {
             Self::None {} => serializer.serialize_str("none"),
             Self::Importance {} => serializer.serialize_str("importance"),
             Self::SelfNormalised {} => serializer.serialize_str("self_normalised"),
-            Self::Truncated { .. } | Self::Ppo(_) => Self::serialize(self, serializer),
+            Self::Truncated { .. } | Self::Ppo(_) | Self::DecoupledPpo(_) | Self::M2po(_) => {
+                Self::serialize(self, serializer)
+            }
         }
     }
 }
@@ -130,6 +168,9 @@ mod tests {
     #[test]
     fn a_name_or_a_table() {
         let ppo = |eps_low, dual_clip| Correction::Ppo(Clip { eps_low, eps_high: 0.2, dual_clip });
+        let decoupled = |minibatches, cap| {
+            Correction::DecoupledPpo(DecoupledPpo { minibatches, cap, eps_low: 0.2, eps_high: 0.2, dual_clip: None })
+        };
         for (json, expected) in [
             (r#""none""#, Correction::None {}),
             (r#""importance""#, Correction::Importance {}),
@@ -140,6 +181,10 @@ mod tests {
             (r#""self_normalised""#, Correction::SelfNormalised {}),
             (r#""ppo""#, ppo(0.2, None)),
             (r#"{"name": "ppo", "eps_low": 0.1, "dual_clip": 3.0}"#, ppo(0.1, Some(3.0))),
+            (r#""m2po""#, Correction::M2po(M2po { budget: 0.04 })),
+            (r#"{"name": "m2po", "budget": 0.1}"#, Correction::M2po(M2po { budget: 0.1 })),
+            (r#"{"name": "decoupled_ppo", "minibatches": 4}"#, decoupled(4, 5.0)),
+            (r#"{"name": "decoupled_ppo", "minibatches": 2, "cap": 3}"#, decoupled(2, 3.0)),
         ] {
             let found = read(json).unwrap();
             assert_eq!(found, expected);
@@ -156,6 +201,9 @@ mod tests {
             (r#"{"name": "none", "c": 2}"#, ["unknown field `c`", "no fields"]),
             (r#"{"name": "ppo", "eps": 0.2}"#, ["unknown field `eps`", "`eps_low`"]),
             (r#"{"c": 2}"#, ["missing field", "`name`"]),
+            (r#""decoupled_ppo""#, ["missing field", "`minibatches`"]),
+            (r#"{"name": "decoupled_ppo", "minibatch": 2}"#, ["unknown field `minibatch`", "`minibatches`"]),
+            (r#"{"name": "m2po", "budgt": 2}"#, ["unknown field `budgt`", "`budget`"]),
             ("2", ["a correction's name", "2"]),
         ] {
             let said = read(json).unwrap_err();
@@ -166,6 +214,22 @@ mod tests {
             (r#""self_normalised""#, 1, ["`estimator.correction` is self_normalised", "it is `none`: use that"]),
             (r#"{"name": "ppo", "eps_low": 1.5}"#, 1, ["`estimator.correction.eps_low` is 1.5", "at most 1"]),
             (r#"{"name": "ppo", "eps_high": 0}"#, 1, ["`estimator.correction.eps_high` is 0", "above 0"]),
+            (r#"{"name": "m2po", "budget": 0}"#, 1, ["`estimator.correction.budget` is 0", "above 0"]),
+            (
+                r#"{"name": "decoupled_ppo", "minibatches": 0}"#,
+                1,
+                ["`estimator.correction.minibatches` is 0", "1 or more"],
+            ),
+            (
+                r#"{"name": "decoupled_ppo", "minibatches": 1, "cap": 0.5}"#,
+                1,
+                ["`estimator.correction.cap` is 0.5", "1 or"],
+            ),
+            (
+                r#"{"name": "decoupled_ppo", "minibatches": 1, "eps_low": 0}"#,
+                1,
+                ["correction.eps_low` is 0", "above 0"],
+            ),
             (r#"{"name": "ppo", "dual_clip": 1}"#, 1, ["`estimator.correction.dual_clip` is 1", "above 1"]),
         ] {
             let said = read(json).unwrap().validate(draws).unwrap_err().to_string();

@@ -49,6 +49,11 @@ impl Position {
         (&self.sampler_logits / self.temperature).softmax(0, Kind::Double)
     }
 
+    /// The student's distribution half way from b to p: what it is after some of the steps that lie between the two.
+    pub fn proximal(&self) -> Tensor {
+        ((&self.learner_logits + &self.sampler_logits) / (2.0 * self.temperature)).softmax(0, Kind::Double)
+    }
+
     pub fn forward_kl(&self) -> f64 {
         (self.q() * (self.q().log() - self.p().log())).sum(None).double_value(&[])
     }
@@ -76,21 +81,46 @@ impl Position {
 
     /// The position with these candidates, N = 1.
     pub fn candidates(&self, ids: &[i64], counts: &[i64]) -> Candidates {
+        self.with_head(ids, &[], ids, counts)
+    }
+
+    /// The same, with tails outside `without`, and those in `head` in the head; each draw of `counts` is a candidate.
+    fn with_head(&self, without: &[i64], head: &[i64], ids: &[i64], counts: &[i64]) -> Candidates {
         let index = Tensor::from_slice(ids);
         let at = |probabilities: Tensor| probabilities.log().index_select(0, &index).unsqueeze(0);
         let tail = |probabilities: Tensor| {
-            let outside = probabilities.ones_like().index_fill(0, &index, 0.0);
+            let outside = probabilities.ones_like().index_fill(0, &Tensor::from_slice(without), 0.0);
             (probabilities * outside).sum(None).log().unsqueeze(0)
         };
         Candidates {
             mask: Tensor::ones([1, ids.len() as i64], (Kind::Bool, Device::Cpu)),
+            in_head: Tensor::from_slice(&ids.iter().map(|id| head.contains(id)).collect::<Vec<_>>()).unsqueeze(0),
             counts: Tensor::from_slice(counts).to_kind(Kind::Double).unsqueeze(0),
+            draws: Tensor::from_slice(&[counts.iter().sum::<i64>() as f64]),
             learner_logprobs: at(self.p()),
+            proximal_logprobs: at(self.proximal()),
             teacher_logprobs: at(self.q()),
             sampler_logprobs: at(self.b()),
             learner_tail: tail(self.p()),
             teacher_tail: tail(self.q()),
         }
+    }
+}
+
+impl Position {
+    /// A head, exact, and draws with counts, which may lie in the head too: the candidates, and their ids.
+    pub fn head_and_draws(&self, head: &[i64], draws: &[i64], counts: &[i64]) -> (Candidates, Vec<i64>) {
+        let (mut ids, mut all) = (head.to_vec(), vec![0; head.len()]);
+        for (id, count) in draws.iter().zip(counts) {
+            match ids.iter().position(|other| other == id) {
+                Some(j) => all[j] += count,
+                None => {
+                    ids.push(*id);
+                    all.push(*count);
+                }
+            }
+        }
+        (self.with_head(head, head, &ids, &all), ids)
     }
 }
 
@@ -105,8 +135,10 @@ impl Candidates {
         };
         Self {
             mask: self.mask.constant_pad_nd([0, extra].as_slice()),
+            in_head: self.in_head.constant_pad_nd([0, extra].as_slice()),
             counts: pad(self.counts),
             learner_logprobs: pad(self.learner_logprobs),
+            proximal_logprobs: pad(self.proximal_logprobs),
             teacher_logprobs: pad(self.teacher_logprobs),
             sampler_logprobs: pad(self.sampler_logprobs),
             ..self
@@ -144,12 +176,25 @@ pub(crate) fn faults(ruling: &Ruling) -> Vec<Fault> {
 
 /// Expectation over *all* outcomes of m draws from b of value and d logits.
 pub(crate) fn expectation(rule: &dyn Estimator, position: &Position, m: u32) -> (f64, Tensor) {
+    over_all_draws(position, &position.b(), m, |ids, counts| {
+        let ruling = rule.rule(&position.candidates(ids, counts));
+        (ruling.value.double_value(&[0]), d_logits(position, &ruling, ids))
+    })
+}
+
+/// Expectation over *all* outcomes of m draws from `distribution` of what is made of their ids and counts.
+pub(crate) fn over_all_draws(
+    position: &Position,
+    distribution: &Tensor,
+    m: u32,
+    of: impl Fn(&[i64], &[i64]) -> (f64, Tensor),
+) -> (f64, Tensor) {
     let vocab = position.learner_logits.size()[0];
-    let b = Vec::<f64>::try_from(position.b()).unwrap();
+    let chances = Vec::<f64>::try_from(distribution).unwrap();
     let (mut value, mut gradient) = (0.0, Tensor::zeros([vocab], (Kind::Double, Device::Cpu)));
     for outcome in 0..vocab.pow(m) {
         let draws: Vec<i64> = (0..m).map(|i| outcome / vocab.pow(i) % vocab).collect();
-        let chance: f64 = draws.iter().map(|a| b[*a as usize]).product();
+        let chance: f64 = draws.iter().map(|a| chances[*a as usize]).product();
         let (mut ids, mut counts) = (Vec::new(), Vec::<i64>::new());
         for a in draws {
             match ids.iter().position(|id| *id == a) {
@@ -160,9 +205,9 @@ pub(crate) fn expectation(rule: &dyn Estimator, position: &Position, m: u32) -> 
                 }
             }
         }
-        let ruling = rule.rule(&position.candidates(&ids, &counts));
-        value += chance * ruling.value.double_value(&[0]);
-        gradient += d_logits(position, &ruling, &ids) * chance;
+        let (of_value, of_gradient) = of(&ids, &counts);
+        value += chance * of_value;
+        gradient += of_gradient * chance;
     }
     (value, gradient)
 }

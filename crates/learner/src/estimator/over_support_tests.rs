@@ -168,9 +168,12 @@ fn given(log_p: &[f64], log_q: &[f64], tails: (f64, f64)) -> Candidates {
     let row = |x: &[f64]| Tensor::from_slice(x).unsqueeze(0);
     let mask = row(log_p).ones_like().to_kind(Kind::Bool);
     Candidates {
-        mask,
+        mask: mask.copy(),
+        in_head: mask,
+        draws: Tensor::from_slice(&[f64::NAN]),
         counts: row(log_p).ones_like(),
         learner_logprobs: row(log_p),
+        proximal_logprobs: row(log_p).full_like(f64::NAN),
         teacher_logprobs: row(log_q),
         sampler_logprobs: row(log_p).full_like(f64::NAN),
         learner_tail: Tensor::from_slice(&[tails.0]),

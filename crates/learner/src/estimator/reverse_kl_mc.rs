@@ -2,7 +2,7 @@
 //! `w = rho = p / b` and the advantage recomputed under the current student, `A = log q - log p` (the defaults), it is unbiased
 //! for grad KL(p || q) at any staleness. (arXiv 2606.24143: the reverse KL recomputed under the current student, unclipped.)
 
-use super::{Candidates, Correction, Divergence, Estimator, Fault, Needs, Ruling, Support, Tally, at_least_one};
+use super::{Candidates, Correction, Divergence, Estimator, Fault, Needs, Pass, Ruling, Support, Tally, at_least_one};
 use crate::Result;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -59,12 +59,21 @@ impl Estimator for ReverseKlMc {
     }
 
     fn needs(&self) -> Needs {
-        Needs { draws: self.draws, whole_distribution: true, ..Needs::default() }
+        Needs { draws: self.draws, whole_distribution: true, all_draws: true, ..Needs::default() }
     }
 
     fn validate(&self) -> Result<()> {
         at_least_one("estimator.draws", self.draws)?;
         self.correction.validate(self.draws)
+    }
+
+    fn pass(&self) -> Pass {
+        self.correction.pass()
+    }
+
+    fn settle(&self, minibatch: &[Candidates]) -> Option<Box<dyn Estimator>> {
+        let correction = self.correction.settle(self.advantage, minibatch)?;
+        Some(Box::new(Self { correction, ..*self }))
     }
 
     fn rule(&self, candidates: &Candidates) -> Ruling {
@@ -73,15 +82,20 @@ impl Estimator for ReverseKlMc {
         let draws = Draws::of(candidates);
         let (rho, clamped) = draws.ratio(log_p, log_b);
         let advantage = self.advantage.of(candidates);
-        let (weights, cut) = self.correction.weights(&rho, &advantage, &draws.share);
+        let (weights, cut) = self.correction.weights(candidates, &draws, &rho, &advantage);
         let selected = |x: Tensor| x.where_self(mask, &x.zeros_like());
         // Weighed by rho whatever the correction: an unbiased report of KL(p || q), not what is differentiated.
         let terms = selected(&draws.share * &rho * (log_p - log_q));
+        let mut faults = draws.faults(candidates, log_b);
+        if let Pass::Proximal { .. } = self.pass() {
+            let impossible = mask.logical_and(&candidates.proximal_logprobs.isinf()).any_dim(1, false);
+            faults.push((Fault::ImpossibleDraw, impossible));
+        }
         Ruling {
             value: terms.sum_dim_intlist([1i64].as_slice(), false, None),
             coefficients: selected(-(&draws.share * weights * advantage)),
             tallies: [clamped].into_iter().chain(cut.map(|cut| draws.rate("is/clip_frac", &cut))).collect(),
-            faults: draws.faults(candidates),
+            faults,
         }
     }
 }
@@ -117,13 +131,11 @@ impl Draws {
         Tally { name, numerator, denominator: self.counts.sum(None) }
     }
 
-    /// Positions without a draw, and those with one that somebody holds impossible.
-    pub fn faults(&self, candidates: &Candidates) -> Vec<(Fault, Tensor)> {
-        let Candidates { mask, learner_logprobs, teacher_logprobs, sampler_logprobs, .. } = candidates;
-        let finite = learner_logprobs
-            .isfinite()
-            .logical_and(&teacher_logprobs.isfinite())
-            .logical_and(&sampler_logprobs.isfinite());
+    /// Positions without a draw, and those with one that learner, teacher or whoever drew it holds impossible.
+    pub fn faults(&self, candidates: &Candidates, drawn_by: &Tensor) -> Vec<(Fault, Tensor)> {
+        let Candidates { mask, learner_logprobs, teacher_logprobs, .. } = candidates;
+        let finite =
+            learner_logprobs.isfinite().logical_and(&teacher_logprobs.isfinite()).logical_and(&drawn_by.isfinite());
         let impossible = mask.logical_and(&finite.logical_not()).any_dim(1, false);
         let none = self.counts.sum_dim_intlist([1i64].as_slice(), false, None).eq(0.0);
         vec![(Fault::NoDraw, none), (Fault::ImpossibleDraw, impossible)]

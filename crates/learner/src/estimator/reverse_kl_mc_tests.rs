@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::estimator::{
+    DecoupledPpo, M2po,
     oracle::{Position, assert_close, by_autograd, d_logits, expectation, faults},
     ppo::{self, Clip},
 };
@@ -11,14 +12,18 @@ use tch::{Device, Kind};
 const RULE: ReverseKlMc = rule(Advantage::Current, Correction::Importance {});
 const PPO: Clip = Clip { eps_low: 0.2, eps_high: 0.2, dual_clip: None };
 const DUAL: Clip = Clip { eps_low: 0.3, eps_high: 0.1, dual_clip: Some(1.5) };
+const DECOUPLED: DecoupledPpo =
+    DecoupledPpo { minibatches: 4, cap: 1.6, eps_low: 0.2, eps_high: 0.2, dual_clip: Some(2.5) };
+const M2PO: Correction = Correction::M2po(M2po { budget: 0.04 });
 
 /// Those whose weight at a draw depends on that draw alone, so that the expectation is the same for every m.
-const DRAW_BY_DRAW: [Correction; 5] = [
+const DRAW_BY_DRAW: [Correction; 6] = [
     Correction::None {},
     Correction::Importance {},
     Correction::Truncated { c: 1.2 },
     Correction::Ppo(PPO),
     Correction::Ppo(DUAL),
+    Correction::DecoupledPpo(DECOUPLED),
 ];
 
 const fn rule(advantage: Advantage, correction: Correction) -> ReverseKlMc {
@@ -44,6 +49,13 @@ fn objective(rule: &ReverseKlMc, position: &Position, p: &Tensor) -> Tensor {
         Correction::Importance {} => &advantage * &rho,
         Correction::Truncated { c } => &advantage * rho.where_self(&rho.le(c), &(p.log() * c)),
         Correction::Ppo(clip) => ppo::objective(&clip, &rho, &advantage),
+        Correction::DecoupledPpo(DecoupledPpo { cap, eps_low, eps_high, dual_clip, .. }) => {
+            let (proximal, clip) = (position.proximal(), Clip { eps_low, eps_high, dual_clip });
+            let behind = &proximal / &b;
+            let kept = behind.where_self(&behind.le(cap), &behind.zeros_like());
+            kept * ppo::objective(&clip, &(p / &proximal), &advantage)
+        }
+        Correction::M2po(_) => panic!("it is `ppo` once it is settled"),
         Correction::SelfNormalised {} => panic!("its weights depend on the other draws"),
     };
     -(b * weighted).sum(None)
@@ -99,6 +111,63 @@ proptest! {
         position.sampler_logits = position.learner_logits.copy();
         for rule in all() {
             assert_close(&expectation(&rule, &position, m).1, &position.d_reverse_kl(), 1e-9);
+        }
+    }
+}
+
+/// The statistic in expectation: each token is a draw as often as b has it.
+fn settled(rule: &ReverseKlMc, position: &Position) -> Clip {
+    let Correction::M2po(m2po) = rule.correction else { panic!("{rule:?}") };
+    let vocab = position.b().size()[0];
+    let counts = position.b().unsqueeze(0);
+    let all = Candidates { counts, ..position.candidates(&(0..vocab).collect::<Vec<_>>(), &vec![1; vocab as usize]) };
+    m2po.clip(&M2po::harmful(rule.advantage, &[all]))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn m2po_descends_the_clipped_objective_with_the_minibatchs_margins(
+        seed in 0u64..1 << 40, vocab in 2i64..5, m in 1u32..=2, temperature in prop_oneof![Just(1.0), 0.5f64..4.0],
+    ) {
+        tch::set_num_threads(1);
+        let mut position = Position::random(seed, vocab, temperature);
+        for advantage in [Advantage::Current, Advantage::Rollout] {
+            let clip = settled(&rule(advantage, M2PO), &position);
+            let ppo = rule(advantage, Correction::Ppo(clip));
+            let (value, gradient) = expectation(&ppo, &position, m);
+            prop_assert!((value - position.reverse_kl()).abs() < 1e-9);
+            // Margins without an end are the unclipped form; autograd through the clamp would meet infinity.
+            let plain = if clip.eps_low.is_infinite() { Correction::Importance {} } else { ppo.correction };
+            let (_, expected) = by_autograd(&position, |p| objective(&rule(advantage, plain), &position, p));
+            assert_close(&gradient, &expected, 1e-9);
+        }
+        position.sampler_logits = position.learner_logits.copy();
+        prop_assert_eq!(settled(&rule(Advantage::Current, M2PO), &position).eps_low, f64::INFINITY);
+    }
+
+    /// Where a draw counts, r v = rho: the bias of both is the exact gradient's part at the tokens that are cut.
+    #[test]
+    fn the_bias_of_m2po_and_decoupled_ppo_is_what_they_cut(seed in 0u64..1 << 40, m in 1u32..=2) {
+        tch::set_num_threads(1);
+        let position = Position::random(seed, 4, 0.8);
+        let (p, q, b) = (position.p(), position.q(), position.b());
+        let (advantage, proximal) = (q.log() - p.log(), position.proximal());
+        let cut_by = |clip: Clip, ratio: Tensor| clip.weights(&ratio, &advantage).1;
+        let clip = settled(&rule(Advantage::Current, M2PO), &position);
+        let Correction::DecoupledPpo(decoupled) = DRAW_BY_DRAW[5] else { panic!("the last one") };
+        let margins = Clip { eps_low: 0.2, eps_high: 0.2, dual_clip: decoupled.dual_clip };
+        let beyond = (&proximal / &b).gt(decoupled.cap);
+        for (correction, cut) in [
+            (Correction::Ppo(clip), cut_by(clip, &p / &b)),
+            (Correction::DecoupledPpo(decoupled), cut_by(margins, &p / &proximal).logical_or(&beyond)),
+        ] {
+            let (_, bias) = by_autograd(&position, |of| {
+                let lost = (&p * &advantage).where_self(&cut, &p.zeros_like());
+                (lost * of.log()).sum(None)
+            });
+            let (_, gradient) = expectation(&rule(Advantage::Current, correction), &position, m);
+            assert_close(&(gradient - bias), &position.d_reverse_kl(), 1e-9);
         }
     }
 }
@@ -227,6 +296,9 @@ fn zeros() {
         assert_eq!(fault(&Candidates { learner_logprobs: impossible(), ..plain() }), [Fault::ImpossibleDraw]);
         assert_eq!(fault(&Candidates { teacher_logprobs: impossible(), ..plain() }), [Fault::ImpossibleDraw]);
         assert_eq!(fault(&Candidates { sampler_logprobs: impossible(), ..plain() }), [Fault::ImpossibleDraw]);
+        if rule.pass() != Pass::None {
+            assert_eq!(fault(&Candidates { proximal_logprobs: impossible(), ..plain() }), [Fault::ImpossibleDraw]);
+        }
         assert_eq!(fault(&position.candidates(&[], &[]).padded(1)), [Fault::NoDraw]);
         let (padded, ruling) = (rule.rule(&plain().padded(2)), rule.rule(&plain()));
         assert_close(&padded.value, &ruling.value, 0.0);

@@ -19,17 +19,26 @@ fn a_gpu_agrees_with_the_cpu() {
 
     let prompts: Vec<Prompt> =
         (0..24).map(|i| Prompt { ids: ids(i, 1 + i as usize % 9, cpu.config()), seed: i }).collect();
-    let rule = TopK { mass: 0.9, max: 8 };
+    let rule = TopK { mass: 0.9, max: 8, floor: 0.0 };
     for (temperature, top_p, draws, top_k) in [(1.0, 1.0, 8, Some(rule)), (0.7, 0.8, 0, None), (0.0, 1.0, 0, None)] {
-        let params = SamplingParams { temperature, top_p, max_new_tokens: 24, eos: vec![1], draws, top_k };
+        let params = SamplingParams {
+            temperature,
+            top_p,
+            max_new_tokens: 24,
+            eos: vec![1],
+            draws,
+            draws_kept: record::DrawsKept::All,
+            top_k,
+        };
         let (a, b) = (sample(&cpu, &prompts, &params).unwrap(), sample(&gpu, &prompts, &params).unwrap());
         for (a, b) in a.iter().zip(&b) {
             assert_eq!((&a.response_ids, &a.draw_ids), (&b.response_ids, &b.draw_ids));
             assert!(largest_difference(&a.sampler_logprobs, &b.sampler_logprobs) < 1e-4);
         }
         if temperature == 1.0 {
-            let rows: Vec<ScoreRow> = prompts.iter().zip(&a).map(|(p, sample)| ScoreRow::new(&p.ids, sample)).collect();
-            let params = ScoringParams { temperature, top_k: rule, max_tokens_per_batch: 128 };
+            let rows: Vec<ScoreRow> =
+                prompts.iter().zip(&a).map(|(p, sample)| ScoreRow::new(&p.ids, sample, p.seed)).collect();
+            let params = ScoringParams { temperature, top_k: Some(rule), draws: 0, max_tokens_per_batch: 128 };
             let (a, b) = (score(&cpu, &rows, &params).unwrap(), score(&gpu, &rows, &params).unwrap());
             for (a, b) in a.iter().zip(&b) {
                 assert_eq!(a.teacher_top_ids, b.teacher_top_ids);

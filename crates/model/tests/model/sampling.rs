@@ -4,8 +4,16 @@ use model::{Prompt, SamplingParams, TopK, Transformer, chance, sample};
 use record::{Finish, Sample};
 
 fn params() -> SamplingParams {
-    let top_k = Some(TopK { mass: 0.9, max: 8 });
-    SamplingParams { temperature: 1.0, top_p: 1.0, max_new_tokens: 20, eos: vec![1], draws: 6, top_k }
+    let top_k = Some(TopK { mass: 0.9, max: 8, floor: 0.0 });
+    SamplingParams {
+        temperature: 1.0,
+        top_p: 1.0,
+        max_new_tokens: 20,
+        eos: vec![1],
+        draws: 6,
+        draws_kept: record::DrawsKept::All,
+        top_k,
+    }
 }
 
 fn prompts(model: &Transformer, n: u64) -> Vec<Prompt> {
@@ -117,6 +125,33 @@ fn a_prompt_may_be_continued_many_times() {
     assert_ne!(samples[5].response_ids, samples[6].response_ids);
 }
 
+/// Draws of the tail are those of all draws that lie outside the top-k, and their number is kept beside them.
+#[test]
+fn of_the_tail_only_draws_outside_the_top_k_are_kept() {
+    let model = model(config(true), 18);
+    let prompts = prompts(&model, 8);
+    let all = sample(&model, &prompts, &params()).unwrap();
+    let tail = SamplingParams { draws_kept: record::DrawsKept::Tail, ..params() };
+    let (mut inside, mut outside) = (0, 0);
+    for (all, tail) in all.iter().zip(sample(&model, &prompts, &tail).unwrap()) {
+        assert!(all.draws_taken.is_none());
+        assert_eq!(tail.draws_taken, Some(vec![6; all.response_ids.len()]));
+        assert_eq!((&tail.response_ids, &tail.sampler_top_ids), (&all.response_ids, &all.sampler_top_ids));
+        for t in 0..all.response_ids.len() {
+            let draws = |s: &Sample| -> Vec<(i32, i32, f32)> {
+                let counts = s.draw_counts.get(t).iter().zip(s.draw_logprobs.get(t));
+                s.draw_ids.get(t).iter().zip(counts).map(|(id, (n, logprob))| (*id, *n, *logprob)).collect()
+            };
+            let (mut expected, found) = (draws(all), draws(&tail));
+            expected.retain(|draw| !all.sampler_top_ids.get(t).contains(&draw.0));
+            assert_eq!(found, expected);
+            outside += found.len();
+            inside += draws(all).len() - found.len();
+        }
+    }
+    assert!(inside > 20 && outside > 5, "both occur: {inside} {outside}");
+}
+
 /// The number of draws and the top-k never change what is sampled.
 #[test]
 fn what_is_kept_does_not_change_what_is_sampled() {
@@ -207,6 +242,10 @@ fn what_cannot_be_sampled_is_an_error() {
     assert!(refused(&with(vec![38]), params()).contains("token id 38"));
     assert!(refused(&good, SamplingParams { temperature: -1.0, ..params() }).contains("`temperature` is -1"));
     assert!(refused(&good, SamplingParams { temperature: 0.0, ..params() }).contains("`temperature` is 0"));
+    for (draws, top_k) in [(0, params().top_k), (6, None)] {
+        let tail = SamplingParams { draws, top_k, draws_kept: record::DrawsKept::Tail, ..params() };
+        assert!(refused(&good, tail).contains("`draws_kept` is tail"));
+    }
     assert!(refused(&good, SamplingParams { top_p: 0.0, ..params() }).contains("`top_p` is 0"));
     assert!(refused(&good, SamplingParams { max_new_tokens: 0, ..params() }).contains("`max_new_tokens` is 0"));
     assert!(sample(&model, &[], &params()).unwrap().is_empty());

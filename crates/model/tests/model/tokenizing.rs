@@ -84,7 +84,9 @@ fn a_folder_says_eos_and_the_real_vocabulary() {
     write("tokenizer_config.json", json!({ "eos_token": { "content": "<eos>" } }));
     assert_eq!(Tokenizer::load(dir.path()).unwrap().eos_ids(), [7]);
     write("generation_config.json", json!({ "eos_token_id": [6, 7] }));
-    assert_eq!(Tokenizer::load(dir.path()).unwrap().eos_ids(), [6, 7]);
+    let several = Tokenizer::load(dir.path()).unwrap();
+    assert_eq!(several.eos_ids(), [6, 7]);
+    assert_eq!(several.end_of_text(), Some(7), "the one that tokenizer_config.json names, not the lowest");
 
     let config: Value = serde_json::from_str(&crate::fixtures::config(true).to_json("float32")).unwrap();
     write("config.json", config.clone());

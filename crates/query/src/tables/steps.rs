@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 /// Metrics that have a column of their own: (column, metric, what it is). The others are in `metrics`.
 const MAIN_METRICS: [(&str, &str, &str); 16] = [
     ("loss", "loss", "The estimator's loss: the mean over trained tokens."),
-    ("reverse_kl", "reverse_kl", "Mean Monte-Carlo KL(learner || teacher); nats a token."),
+    ("reverse_kl", "reverse_kl", "Mean unbiased estimate of KL(learner || teacher); nats a token."),
     ("forward_kl", "forward_kl", "Mean KL(teacher || learner) over the teacher's top-k and a tail; nats a token."),
     ("entropy", "entropy", "Mean entropy of the learner; nats."),
     ("teacher_entropy", "teacher_entropy", "Mean entropy of the teacher; nats."),

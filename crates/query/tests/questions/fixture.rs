@@ -64,6 +64,7 @@ fn rollouts_of(unit: u64, version: u64, rows: u32) -> RolloutBatch {
             response_ids: vec![10 + row as i32; 2],
             sampler_logprobs: vec![-0.5, -0.25],
             draw_ids: one(10 + row as i32),
+            draws_taken: None,
             draw_counts: one(1),
             draw_logprobs: [[-0.5f32], [-0.25]].into_iter().collect(),
             sampler_top_ids: [[0; 0]; 2].into_iter().collect(),
@@ -84,6 +85,7 @@ fn scores_of(rollouts: RolloutBatch, logprob: f32) -> ScoredBatch {
         draw_teacher_logprobs: [[logprob]; 2].into_iter().collect(),
         sampler_top_teacher_logprobs: [[0.0f32; 0]; 2].into_iter().collect(),
         sampler_top_teacher_tail_logprobs: vec![0.0; 2],
+        teacher_draws: None,
         teacher_entropy: None,
     };
     ScoredBatch::encode(rollouts, &vec![score; 4]).unwrap()
@@ -98,7 +100,16 @@ fn drop_of(unit: u64, rows: std::ops::Range<u32>, reason: DropReason, reissue: b
 }
 
 async fn identity(store: &Store) -> Run {
-    let set = ScoreSet { top_k_mass: 0.99, top_k_max: 2, draws: 1, codec: "plain".into() };
+    let set = ScoreSet {
+        top_k_mass: 0.99,
+        top_k_max: 2,
+        top_k_floor: 0.0,
+        draws: 1,
+        draws_kept: record::DrawsKept::All,
+        sampler_top_k: None,
+        teacher_draws: 0,
+        codec: "plain".into(),
+    };
     Run {
         run_id: "run".into(),
         pipeline: "arith".into(),

@@ -22,7 +22,16 @@ pub async fn run(store: &Store) -> Run {
         units: Units { prompts: 2, samples: 2 },
         score_sets: BTreeMap::from([(
             SET.to_string(),
-            ScoreSet { top_k_mass: 0.99, top_k_max: 8, draws: 1, codec: "plain".into() },
+            ScoreSet {
+                top_k_mass: 0.99,
+                top_k_max: 8,
+                top_k_floor: 0.0,
+                draws: 1,
+                draws_kept: record::DrawsKept::All,
+                sampler_top_k: None,
+                teacher_draws: 0,
+                codec: "plain".into(),
+            },
         )]),
         student_config: store.put_file("config.json", "{}").await.unwrap(),
         student_tokenizer: store.put_file("tokenizer.json", "{\"a\": 1}").await.unwrap(),
@@ -71,6 +80,7 @@ pub fn rollouts(batch: &str, unit: u64, version: u64) -> RolloutBatch {
                 response_ids: vec![5; n],
                 sampler_logprobs: vec![-0.5; n],
                 draw_ids: (0..n).map(|_| [5]).collect(),
+                draws_taken: None,
                 draw_counts: (0..n).map(|_| [1]).collect(),
                 draw_logprobs: (0..n).map(|_| [-0.5]).collect(),
                 sampler_top_ids: (0..n).map(|_| [5, 6]).collect(),
@@ -114,6 +124,7 @@ pub fn scored(rollouts: RolloutBatch) -> ScoredBatch {
                 draw_teacher_logprobs: (0..n).map(|_| [-0.25]).collect(),
                 sampler_top_teacher_logprobs: (0..n).map(|_| [-0.25, -2.0]).collect(),
                 sampler_top_teacher_tail_logprobs: vec![-3.0; n],
+                teacher_draws: None,
                 teacher_entropy: Some(vec![0.7; n]),
             }
         })

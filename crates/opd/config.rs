@@ -221,11 +221,15 @@ pub struct RunSection {
     /// How often in a row a job that dies is started again.
     #[serde(default = "default_restarts")]
     pub restarts: u32,
+    /// Seconds for which the log of a store that cannot be reached is tried again.
+    #[serde(default = "default_patience")]
+    pub patience_s: f64,
 }
 
 impl Default for RunSection {
     fn default() -> Self {
-        Self { claim_timeout_s: default_claim_timeout(), restarts: default_restarts() }
+        let (claim_timeout_s, patience_s) = (default_claim_timeout(), default_patience());
+        Self { claim_timeout_s, restarts: default_restarts(), patience_s }
     }
 }
 
@@ -270,6 +274,9 @@ fn default_claim_timeout() -> f64 {
 }
 fn default_restarts() -> u32 {
     5
+}
+fn default_patience() -> f64 {
+    300.0
 }
 
 impl Pipeline {

@@ -4,6 +4,7 @@ use crate::{
     config::Pipeline,
     context::Context,
     error::{CommandError, Result, not_stored, off_thread},
+    events,
     failpoint::Point,
     identity,
     output::say,
@@ -11,9 +12,7 @@ use crate::{
     teachers::listed,
 };
 use model::{ScoreRow, ScoringParams, TopK, Transformer};
-use record::{
-    BatchId, BatchRows, Claims, Codec, DropReason, Dropped, Event, Ragged, RolloutBatch, ScoreCommit, ScoredBatch,
-};
+use record::{BatchId, Claims, Codec, Ragged, RolloutBatch, ScoreCommit, ScoredBatch};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Scores until the run is finished or the job is stopped, what is for `teachers`.
@@ -34,13 +33,7 @@ pub async fn run(mut job: Context, teachers: BTreeSet<String>) -> Result<()> {
             Next::Done => return Ok(()),
             Next::Wait => job.wait().await?,
             Next::Do(plan::Score::Claim(_)) => {
-                job.append(0, |now| match plan::score(now, &worker, &serves, &is_lapsed) {
-                    Next::Do(plan::Score::Claim(id)) => {
-                        Some(Event::Claim(Claims { batches: vec![id], ..Claims::default() }))
-                    }
-                    _ => None,
-                })
-                .await?;
+                job.append(0, |now| events::claim_batch(now, &worker, &serves, &is_lapsed)).await?;
             }
             Next::Do(plan::Score::Score(id)) => {
                 job.begin();
@@ -134,22 +127,10 @@ async fn deliver(job: &mut Context, id: BatchId, serves: &Serves, scored: &Score
     let put = job.store.put_packed_scores(score_set, &id, scored, codec, vocabulary).await;
     let (object, packing) = put.map_err(|error| not_stored(error, "score.codec", codec))?;
     job.pass(Point::AfterPut);
-    let (lapsed, stopping) = (job.look().await?, job.stop.is_asked());
-    job.append(tokens, |now| {
-        let still_wanted =
-            !now.finished && now.batches.get(&id).is_some_and(|batch| !batch.scores.contains_key(score_set));
-        still_wanted.then(|| {
-            let next = plan::claimable_batch(now, Some(&id), serves, &|worker| lapsed.contains(worker));
-            Event::Scores(ScoreCommit {
-                batch: id.clone(),
-                score_set: score_set.clone(),
-                object: object.clone(),
-                packing: (codec != Codec::Plain).then_some(packing),
-                claims: Claims { batches: next.filter(|_| !stopping).into_iter().collect(), ..Claims::default() },
-            })
-        })
-    })
-    .await?;
+    let (lapsed, goes_on) = (job.look().await?, !job.stop.is_asked());
+    let packing = (codec != Codec::Plain).then_some(packing);
+    let scores = ScoreCommit { batch: id, score_set: score_set.clone(), object, packing, claims: Claims::default() };
+    job.append(tokens, |now| events::scores(now, &scores, serves, &|worker| lapsed.contains(worker), goes_on)).await?;
     Ok(())
 }
 
@@ -158,11 +139,6 @@ async fn deliver(job: &mut Context, id: BatchId, serves: &Serves, scored: &Score
 /// # Errors
 /// As writing the log.
 pub async fn drop_damaged(job: &mut Context, id: &str) -> Result<()> {
-    job.append(0, |now| {
-        let rows = now.batches.get(id).filter(|batch| !batch.pending.is_empty())?.pending.clone();
-        let of = BatchRows { batch: id.into(), rows };
-        Some(Event::Drop { dropped: vec![Dropped { of, reason: DropReason::Corrupt, reissue: true }] })
-    })
-    .await?;
+    job.append(0, |now| events::damaged(now, id)).await?;
     Ok(())
 }

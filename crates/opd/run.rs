@@ -162,11 +162,15 @@ impl Supervised {
         command.args(args.sets.iter().flat_map(|set| ["--set", set]));
         // Threads that spin while they wait would take the core from the other jobs.
         command.env("OMP_WAIT_POLICY", "passive").env(stop::SUPERVISED, "1");
-        // Large tensors come and go each step: memory that is kept costs no page faults (10 to 15 % of sampling).
-        for (key, bytes) in
-            [("MALLOC_MMAP_THRESHOLD_", 1 << 30), ("MALLOC_TRIM_THRESHOLD_", 1_u64 << 32), ("MALLOC_TOP_PAD_", 1 << 26)]
-        {
-            command.env(key, bytes.to_string());
+        // Large tensors come and go each step: memory that is kept costs no page faults (10 to 15 % of sampling). It is kept in
+        // few arenas, since the steps of a job wander between threads, each of which would get one of its own.
+        for (key, number) in [
+            ("MALLOC_MMAP_THRESHOLD_", 1 << 30),
+            ("MALLOC_TRIM_THRESHOLD_", 1_u64 << 32),
+            ("MALLOC_TOP_PAD_", 1 << 26),
+            ("MALLOC_ARENA_MAX", 2),
+        ] {
+            command.env(key, number.to_string());
         }
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().map_err(fault)?;

@@ -9,6 +9,7 @@
 //! - [`golden`]: a store of each format version is still read;
 //! - [`hybrid`]: draws of the tail, and of the teacher: stored, learned from, refused where they are not enough;
 //! - [`prompts`]: what is asked, from chats, templates and Parquet, and how its answers are counted;
+//! - [`queries`]: the page of queries names what there is, and each of them has an answer;
 //! - [`run`]: the closed loop, synchronous and not, stopped and gone on with;
 //! - [`s3`]: the same in a bucket, with the same weights;
 //! - [`screen`]: what people see;
@@ -24,6 +25,7 @@ mod full_disk;
 mod golden;
 mod hybrid;
 mod prompts;
+mod queries;
 mod run;
 mod s3;
 mod screen;

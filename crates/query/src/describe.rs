@@ -1,8 +1,8 @@
-//! What there is to ask about: tables, columns and functions, each with its sentence.
+//! What there is to ask about, tables, columns and functions, each with its sentence; and how it will be answered.
 
 use crate::functions::FUNCTIONS;
 use arrow::{
-    array::{ArrayRef, RecordBatch, StringArray},
+    array::{ArrayRef, AsArray, RecordBatch, StringArray},
     datatypes::{DataType, Schema, SchemaRef},
     error::ArrowError,
 };
@@ -44,6 +44,21 @@ pub(crate) fn columns(schema: &Schema) -> Result<RecordBatch, ArrowError> {
         ("is_nullable", column(fields().map(|field| if field.is_nullable() { "yes" } else { "no" }).collect())),
         ("comment", column(fields().map(|field| sentence(field.metadata())).collect())),
     ])
+}
+
+/// The answer to `explain`, columns `plan_type` and `plan`, with a row for each line of each plan.
+pub(crate) fn plan_lines(plans: &[RecordBatch]) -> Result<RecordBatch, ArrowError> {
+    let (mut types, mut lines) = (Vec::new(), Vec::new());
+    for plans in plans {
+        let [kinds, plans] = [plans.column(0).as_string::<i32>(), plans.column(1).as_string::<i32>()];
+        for (kind, plan) in kinds.iter().zip(plans) {
+            for line in plan.unwrap_or_default().lines() {
+                types.push(kind.unwrap_or_default());
+                lines.push(line);
+            }
+        }
+    }
+    texts([("plan_type", types), ("plan", lines)])
 }
 
 /// A type as `schemas/` writes it.

@@ -33,6 +33,7 @@ mod functions;
 mod hint;
 mod log;
 mod log_scan;
+mod object_scan;
 mod parts;
 mod reader;
 mod render;

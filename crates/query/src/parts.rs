@@ -58,6 +58,22 @@ impl Source {
     }
 }
 
+impl Part {
+    /// The keys of the objects that have to be opened for the columns of `schema`; `known` are those the log tells.
+    pub fn opens(&self, schema: &Schema, known: &Schema) -> Vec<&str> {
+        let told = |name: &str| {
+            known.field_with_name(name).is_ok() || (self.batch.is_some() && matches!(name, "row" | "rollout_id"))
+        };
+        let all_told = schema.fields().iter().all(|field| told(field.name()));
+        match &self.source {
+            Source::Tokens(of) => of.opens(schema),
+            _ if all_told => vec![],
+            Source::Rollouts(object) | Source::Scores(object) | Source::StepRecord(object) => vec![&object.key],
+            Source::Scored { rollouts, scores } => vec![&rollouts.key, &scores.key],
+        }
+    }
+}
+
 /// Every table of objects.
 pub(crate) fn object_tables(log: &Log) -> [ObjectTable; 5] {
     [rollouts(log), scores(log), scored(log), step_records(log), tokens(log)]

@@ -138,12 +138,17 @@ impl Session {
         if statement.to_string().to_lowercase().contains("detokenize") {
             self.opener.tokenizer.load(&self.opener.store).await?;
         }
+        let is_explain = is_explain(&statement);
         let plan = state.statement_to_plan(statement).await.map_err(|error| self.explain(&error))?;
         let only_reads = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         only_reads.verify_plan(&plan).map_err(|error| self.explain(&error))?;
         let frame = self.context.execute_logical_plan(plan).await.map_err(|error| self.explain(&error))?;
         let stream = frame.execute_stream().await.map_err(|error| self.explain(&error))?;
-        Ok(Answer::new(stream))
+        let answer = Answer::new(stream);
+        match is_explain {
+            true => self.answer(describe::plan_lines(&answer.collect().await?)?).await,
+            false => Ok(answer),
+        }
     }
 
     /// The answer to `describe TABLE`, `show tables` and `show functions`, with the sentences of what is there.
@@ -195,6 +200,14 @@ fn only_one(mut statements: VecDeque<Statement>) -> Result<Statement> {
     match (statements.pop_front(), statements.len()) {
         (Some(statement), 0) => Ok(statement),
         (first, more) => Err(QueryError::OneStatement { found: more + usize::from(first.is_some()) }),
+    }
+}
+
+fn is_explain(statement: &Statement) -> bool {
+    match statement {
+        Statement::Explain(_) => true,
+        Statement::Statement(statement) => matches!(statement.as_ref(), ast::Statement::Explain { .. }),
+        _ => false,
     }
 }
 

@@ -7,8 +7,8 @@ use arrow::{array::RecordBatch, datatypes::Schema, error::ArrowError};
 const LONGEST: usize = 60;
 /// The shortest a column is made to fit the line.
 const SHORTEST: usize = 12;
-/// The column that holds a sentence, where it is the last.
-const SENTENCE: &str = "comment";
+/// Columns that hold a sentence or a line of a plan: wrapped where they are the last.
+const SENTENCES: [&str; 2] = ["comment", "plan"];
 
 /// Rows as short texts.
 pub(crate) struct Table {
@@ -36,7 +36,7 @@ impl Table {
         for row in 0..batch.num_rows() {
             let cells = batch.columns().iter().zip(&self.names).map(|(column, name)| {
                 let cell = tidy(&short(column, row, LONGEST)?);
-                Ok(if name == SENTENCE { cell } else { cut(&cell, LONGEST) })
+                Ok(if is_sentence(name) { cell } else { cut(&cell, LONGEST) })
             });
             self.rows.push(cells.collect::<Result<_, ArrowError>>()?);
         }
@@ -70,7 +70,7 @@ impl Table {
         out += &self.line(widths, &widths.iter().map(|width| "-".repeat(*width)).collect::<Vec<_>>());
         for row in &self.rows {
             let Some((last, others)) =
-                row.split_last().filter(|_| self.names.last().is_some_and(|name| name == SENTENCE))
+                row.split_last().filter(|_| self.names.last().is_some_and(|name| is_sentence(name)))
             else {
                 out += &self.line(widths, row);
                 continue;
@@ -108,12 +108,17 @@ impl Table {
     }
 }
 
+fn is_sentence(name: &str) -> bool {
+    SENTENCES.contains(&name)
+}
+
 /// `text` in lines of at most `width` characters, broken between words; a word that is longer stands alone.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
+    let (indent, words) = text.split_at(text.len() - text.trim_start().len());
+    let mut lines = vec![indent.to_string()];
+    for word in words.split(' ') {
         match lines.last_mut() {
-            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if line.trim().is_empty() => line.push_str(word),
             Some(line) if chars(line) + 1 + chars(word) <= width => *line += &format!(" {word}"),
             _ => lines.push(word.into()),
         }

@@ -11,7 +11,7 @@ use arrow::{
     array::{
         ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, StringArray, StringBuilder, new_null_array,
     },
-    datatypes::{Field, Int32Type, SchemaRef},
+    datatypes::{Field, Int32Type, Schema, SchemaRef},
 };
 use record::ObjectRef;
 use std::{collections::HashMap, sync::Arc};
@@ -69,11 +69,17 @@ impl TokenRows {
         Ok(RecordBatch::try_new_with_options(schema, columns, &options)?)
     }
 
+    /// The keys of the objects that hold the columns of `schema`. The rollouts' tell how many positions there are.
+    pub fn opens(&self, schema: &Schema) -> Vec<&str> {
+        let scores = wants(schema, From::Scores).then_some(&self.scores);
+        let record = self.record.as_ref().filter(|_| wants(schema, From::Record));
+        [Some(&self.rollouts), scores, record].into_iter().flatten().map(|object| object.key.as_str()).collect()
+    }
+
     /// What the columns of `schema` need.
     async fn open(&self, opener: &Opener, part: &Part, schema: &SchemaRef) -> Result<Opened> {
-        let wanted = |from| STORED.iter().any(|of| of.1 == from && schema.column_with_name(of.0).is_some());
         opener.count();
-        let source = match wanted(From::Scores) {
+        let source = match wants(schema, From::Scores) {
             true => Source::Scored { rollouts: self.rollouts.clone(), scores: self.scores.clone() },
             false => Source::Rollouts(self.rollouts.clone()),
         };
@@ -85,7 +91,7 @@ impl TokenRows {
             halves.push(Rows::of(&half, &self.rows)?);
         }
         let record = match &self.record {
-            Some(record) if wanted(From::Record) => Some(self.open_record(opener, part, record).await?),
+            Some(record) if wants(schema, From::Record) => Some(self.open_record(opener, part, record).await?),
             _ => None,
         };
         let scores = (halves.len() > 1).then(|| halves.remove(1));
@@ -118,6 +124,11 @@ impl TokenRows {
         let batch = part.batch.as_deref().unwrap_or_default();
         StringArray::from_iter_values(self.rows.iter().map(|row| record::rollout_id(batch, *row as usize)))
     }
+}
+
+/// Whether a column of `schema` comes from there.
+fn wants(schema: &Schema, from: From) -> bool {
+    STORED.iter().any(|of| of.1 == from && schema.column_with_name(of.0).is_some())
 }
 
 impl Opened {

@@ -52,6 +52,26 @@ async fn only_what_a_position_needs_is_opened() {
 }
 
 #[tokio::test]
+async fn explain_says_how_many_objects_are_opened() {
+    let session = session().await;
+    for (sql, says) in [
+        (
+            "select learner_logprob from tokens where step = 1",
+            "tokens, opens 2 of 8 objects, columns=[step, learner_logprob]",
+        ),
+        ("select token_id, teacher_logprob from tokens where policy_version = 1", "opens 2 of 8 objects"),
+        ("select seed from rollouts where policy_version = 0", "rollouts, opens 2 of 3 objects"),
+        ("select seed from scored", "scored, opens 6 of 6 objects"),
+        ("select batch, row from scored", "scored, opens 0 of 6 objects"),
+        ("select entropy from step_records where step > 1", "step_records, opens 1 of 2 objects"),
+    ] {
+        let plan = ask(&session, &format!("explain format indent {sql}")).await.unwrap();
+        assert!(plan.contains("ObjectScan: ") && plan.contains(says), "{sql}: {plan}");
+    }
+    assert_eq!(session.objects_opened(), 0);
+}
+
+#[tokio::test]
 async fn trends_open_nothing() {
     let session = session().await;
     assert_eq!(

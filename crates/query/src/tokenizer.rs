@@ -60,9 +60,10 @@ impl Vocabulary {
             () => return Err(format!("the decoder {decoder} (known: ByteLevel, Metaspace, ByteFallback)")),
         };
         let mut bytes: HashMap<i32, Vec<u8>> = HashMap::new();
-        let mut put = |id: Option<i64>, text: Vec<u8>| match id.and_then(|id| i32::try_from(id).ok()) {
-            Some(id) => drop(bytes.insert(id, text)),
-            None => {}
+        let mut put = |id: Option<i64>, text: Vec<u8>| {
+            if let Some(id) = id.and_then(|id| i32::try_from(id).ok()) {
+                bytes.insert(id, text);
+            }
         };
         match &file["model"]["vocab"] {
             Value::Object(tokens) => tokens.iter().for_each(|(token, id)| put(id.as_i64(), spelling.bytes(token))),

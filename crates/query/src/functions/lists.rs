@@ -77,7 +77,9 @@ pub(super) fn entropy(args: &[ArrayRef]) -> Result<ArrayRef> {
     let logprobs = Lists::<Float64Type>::new(&args[0])?;
     floats((0..args[0].len()).map(|row| {
         let tail = surprise(number::<Float64Type>(&args[1], row)?);
-        Some(logprobs.row(row)?.iter().map(|logprob| surprise(*logprob)).sum::<f64>() + tail)
+        let logprobs = logprobs.row(row)?;
+        // Without a top-k all mass is the tail, and its entropy is unknown, not 0.
+        (!logprobs.is_empty()).then(|| logprobs.iter().map(|logprob| surprise(*logprob)).sum::<f64>() + tail)
     }))
 }
 

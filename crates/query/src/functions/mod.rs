@@ -20,7 +20,7 @@ pub(crate) const FUNCTIONS: [(&str, &str); 7] = [
     ("teacher_mass(teacher_top_logprobs, k)", "The mass of the teacher's first k entries at a position."),
     (
         "entropy(top_logprobs, tail_logprob)",
-        "Entropy of a top-k and one bucket for the tail; nats. At most the whole distribution's.",
+        "Entropy of a top-k and one bucket for the tail; nats. At most the whole distribution's. Null without a top-k.",
     ),
     ("overlap_ratio(ids_a, ids_b)", "The fraction of ids_a that are among ids_b; null where ids_a is empty."),
     (

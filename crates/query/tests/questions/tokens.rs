@@ -131,6 +131,7 @@ async fn functions_compute_what_they_say() {
         // Two equal halves, and a certainty with nothing behind it.
         ("entropy([ln(0.5)], ln(0.5)) / ln(2)", "1"),
         ("entropy([0.0], cast('-inf' as double))", "0"),
+        ("entropy([], 0.0)", ""),
         ("overlap_ratio([1, 2, 3, 4], [4, 9, 1])", "0.5"),
         ("overlap_ratio([], [1])", ""),
         ("cache_bytes(0, 0)", "8"),

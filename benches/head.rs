@@ -233,7 +233,6 @@ fn autograd(inputs: &Inputs) -> (Tensor, Tensor) {
         proximal_logprobs: log_p.full_like(f64::NAN),
         teacher_logprobs: support.teacher_logprobs.shallow_clone(),
         sampler_logprobs: support.sampler_logprobs.shallow_clone(),
-        proximal_logprobs: support.sampler_logprobs.full_like(f64::NAN),
         learner_tail: support.teacher_tail.shallow_clone(),
         teacher_tail: support.teacher_tail.shallow_clone(),
     });

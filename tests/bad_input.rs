@@ -196,6 +196,48 @@ fn a_store_that_belongs_to_another_pipeline() {
 }
 
 #[test]
+fn a_folder_that_holds_something_else() {
+    let small = Small::new();
+    std::fs::create_dir(small.path("store")).unwrap();
+    std::fs::write(small.path("store/thesis.tex"), "\\documentclass{article}").unwrap();
+    let output = small.run(&[]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    for words in ["holds something else and no run", "`thesis.tex`", "hint: give the run a folder or prefix of its own"]
+    {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert_eq!(std::fs::read_dir(small.path("store")).unwrap().count(), 1, "nothing was written");
+    // What a start leaves that died before its first commit is nothing else.
+    std::fs::remove_file(small.path("store/thesis.tex")).unwrap();
+    std::fs::create_dir(small.path("store/policies")).unwrap();
+    std::fs::write(small.path("store/policies/config-0.json"), "{}").unwrap();
+    succeeded(&small.run(&["learn.steps=1"]));
+}
+
+#[test]
+fn a_store_that_a_newer_program_wrote() {
+    let small = Small::new();
+    succeeded(&small.run(&["learn.steps=1"]));
+    std::fs::remove_dir_all(small.path("store/log/snapshot")).unwrap_or_default();
+    let first = small.path("store/log/00000000000000000000.json");
+    let commit = std::fs::read_to_string(&first).unwrap();
+    let newer = commit.replacen("\"format\":1", "\"format\":7", 1);
+    assert_ne!(commit, newer);
+    std::fs::write(&first, newer).unwrap();
+    let run = small.run(&["learn.steps=1"]);
+    let status = opd().args(["status", &small.store()]).output().unwrap();
+    let rollout = small.command("rollout", &["learn.steps=1"]).output().unwrap();
+    for output in [run, status, rollout] {
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        for words in ["`log/00000000000000000000.json` has format 7", "reads up to 1", "hint: use a newer `opd`"] {
+            assert!(said.contains(words), "{words}: {said}");
+        }
+    }
+}
+
+#[test]
 fn a_job_that_has_other_files_than_the_run() {
     let small = Small::new();
     succeeded(&small.run(&["learn.steps=1"]));

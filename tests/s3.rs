@@ -1,17 +1,8 @@
 //! The closed loop in a bucket. `storage/with-s3.sh` starts a server and says where it is.
 
-use crate::support::{ROWS_PER_STEP, Small, opd, succeeded, text};
+use crate::support::{ROWS_PER_STEP, Small, in_bucket, opd, succeeded, text};
 
 const DIGESTS: &str = "select step, weights_digest from steps order by step";
-
-/// A small run whose store is a prefix of its own in the bucket of `OPD_TEST_S3_URL`.
-fn in_bucket() -> Option<Small> {
-    let Ok(url) = std::env::var("OPD_TEST_S3_URL") else {
-        eprintln!("not run: no OPD_TEST_S3_URL (storage/with-s3.sh sets it)");
-        return None;
-    };
-    Some(Small::stored_at(format!("{url}/{}", store::unique_id())))
-}
 
 #[test]
 fn a_run_in_a_bucket_makes_the_same_weights_as_one_in_a_folder() {
@@ -72,4 +63,26 @@ fn a_wrong_key_is_refused_before_any_work() {
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains(&url) && !said.contains("another") && !said.contains("panicked"), "{said}");
+}
+
+#[test]
+fn a_bucket_that_does_not_exist_and_a_prefix_that_holds_something_else() {
+    let Some(used) = in_bucket() else { return };
+    let refused = |url: String, says: &[&str]| {
+        let small = Small::stored_at(url);
+        let output = small.run(&[]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(says.iter().all(|words| said.contains(words)), "{says:?}: {said}");
+    };
+    let missing = format!("s3://no-such-{}/run", store::unique_id());
+    refused(missing.clone(), &[&missing, "there is no bucket `no-such-", "create it first"]);
+    // A store within a prefix is something else to whoever takes the prefix for a store.
+    succeeded(&used.run(&["learn.steps=1"]));
+    let url = used.store();
+    let (above, _) = url.rsplit_once('/').unwrap();
+    refused(above.into(), &["holds something else and no run", "a folder or prefix of its own"]);
+    // One beside it is none of its business.
+    succeeded(&Small::stored_at(format!("{}-beside", used.store())).run(&["learn.steps=1"]));
+    assert_eq!(used.sql("select count(*) from steps"), ["1"]);
 }

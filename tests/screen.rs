@@ -7,9 +7,20 @@ fn help_names_every_command_and_fits_a_terminal() {
     let output = opd().arg("--help").output().unwrap();
     succeeded(&output);
     let help = text(&output.stdout);
-    for command in
-        ["run", "rollout", "score", "learn", "eval", "sft", "export-policy", "status", "plan", "trace", "sql"]
-    {
+    for command in [
+        "run",
+        "rollout",
+        "score",
+        "learn",
+        "eval",
+        "sft",
+        "estimate",
+        "export-policy",
+        "status",
+        "plan",
+        "trace",
+        "sql",
+    ] {
         assert!(help.contains(&format!("\n  {command} ")), "{command}:\n{help}");
     }
     assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");

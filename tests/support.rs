@@ -72,6 +72,16 @@ impl Small {
         Transformer::new_random(config, seed, Device::Cpu).unwrap().save(&dir, Precision::F32).unwrap();
     }
 
+    /// Lets one token in eight end an answer, so that lengths differ.
+    pub fn with_answers_of_any_length(self) -> Self {
+        let path = self.path("student/config.json");
+        let mut config: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        let ends: Vec<usize> = (1..config["vocab_size"].as_u64().unwrap() as usize).step_by(8).collect();
+        config["eos_token_id"] = ends.into();
+        std::fs::write(&path, config.to_string()).unwrap();
+        self
+    }
+
     /// Adds a second teacher, `second`, to which every other prompt goes.
     pub fn with_two_teachers(self) -> Self {
         self.write_model("second", 5, 16);
@@ -105,6 +115,15 @@ impl Small {
         assert!(output.status.success(), "{query}: {}", text(&output.stderr));
         text(&output.stdout).lines().skip(1).map(str::to_string).collect()
     }
+}
+
+/// A small run whose store is a prefix of its own in the bucket of `OPD_TEST_S3_URL`, which `storage/with-s3.sh` sets.
+pub fn in_bucket() -> Option<Small> {
+    let Ok(url) = std::env::var("OPD_TEST_S3_URL") else {
+        eprintln!("not run: no OPD_TEST_S3_URL (storage/with-s3.sh sets it)");
+        return None;
+    };
+    Some(Small::stored_at(format!("{url}/{}", store::unique_id())))
 }
 
 /// The program under test, with one thread and nothing on its standard input.

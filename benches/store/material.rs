@@ -152,7 +152,7 @@ async fn commit(follower: &mut Follower, unit: u64, scored: &ScoredBatch) -> Res
     });
     follower.append(work("rollout"), |_| Some(sampled.clone())).await?;
     let claims = Claims::default();
-    let scored = Event::Scores(ScoreCommit { batch, score_set: SET.into(), object: scores, claims });
+    let scored = Event::Scores(ScoreCommit { batch, score_set: SET.into(), object: scores, packing: None, claims });
     follower.append(work("score"), |_| Some(scored.clone())).await?;
     Ok(bytes)
 }

@@ -4,6 +4,7 @@ use crate::{
     config::Pipeline,
     context::Context,
     error::{CommandError, Result},
+    estimate::{self, EstimateArgs},
     export_policy, identity, learn, preflight, score, sft, sql, status,
     stop::Stop,
 };
@@ -13,7 +14,8 @@ use std::path::PathBuf;
 
 /// On-policy distillation over one versioned store of rollouts and teacher scores.
 ///
-/// Standard output is data, standard error is progress and messages. Exit status: 0 done, 1 a finding, 2 an error.
+/// Standard output is data, standard error is progress and messages. Exit status: 0 done, 1 a finding, 2 an error,
+/// 3 an error that may pass (the store cannot be reached; another learner made a step).
 #[derive(Debug, Parser)]
 #[command(name = "opd", version, arg_required_else_help = true, max_term_width = 100)]
 pub struct Cli {
@@ -60,6 +62,8 @@ enum Command {
         #[arg(long = "set", value_name = "KEY=VALUE")]
         sets: Vec<String>,
     },
+    /// Measure bias, variance and bytes of every estimator on a store's rollouts, with the models at hand.
+    Estimate(EstimateArgs),
     /// Write a policy version as a Hugging Face directory.
     ExportPolicy {
         /// The store: a directory, file:///..., or s3://bucket/prefix.
@@ -138,6 +142,7 @@ pub fn run(cli: Cli) -> Result<()> {
                 let stop = Stop::listen();
                 crate::error::off_thread(move || sft::run(&config, &sets, &out, &stop)).await
             }
+            Command::Estimate(args) => estimate::run(args).await,
             Command::ExportPolicy { store, version, dir, dtype } => {
                 export_policy::run(&store, &version, &dir, &dtype, &Stop::listen()).await
             }
@@ -165,7 +170,7 @@ async fn job(job: Job, args: JobArgs, teachers: &[String]) -> Result<()> {
     // Without a name, one that no other worker has: claims lapse by name.
     let worker = args.worker.unwrap_or_else(|| format!("{}-{}", job.as_str(), store::unique_id()));
     if job == Job::Learn {
-        begin(&pipeline).await?;
+        begin(&pipeline, &store::unique_id()).await?;
     }
     let Some(context) = Context::open(pipeline, job, worker, stop).await? else { return Ok(()) };
     match job {
@@ -176,13 +181,13 @@ async fn job(job: Job, args: JobArgs, teachers: &[String]) -> Result<()> {
     }
 }
 
-/// Begins the run in the pipeline's store, or makes sure that what is there is this run.
+/// Begins the run in the pipeline's store, as this life of `opd run`, or makes sure that what is there is this run.
 ///
 /// # Errors
 /// What [`preflight::check`] finds; another run in the store.
-pub async fn begin(pipeline: &Pipeline) -> Result<store::Follower> {
+pub async fn begin(pipeline: &Pipeline, incarnation: &str) -> Result<store::Follower> {
     let checked = pipeline.clone();
     let inputs = crate::error::off_thread(move || preflight::check(&checked)).await?;
     let store = crate::context::open_store(pipeline).await?;
-    identity::create(&store, pipeline, &inputs).await
+    identity::create(&store, pipeline, &inputs, incarnation).await
 }

@@ -8,7 +8,7 @@ use crate::{
     teachers::TeacherSection,
 };
 use learner::{EstimatorConfig, LearnerSettings, OptimizerConfig};
-use record::{DrawsKept, SamplerTopK, ScoreSet, Units};
+use record::{Codec, DrawsKept, SamplerTopK, ScoreSet, Units};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -112,6 +112,9 @@ pub struct RolloutSection {
     /// ... and has no entry less likely than this, but for the first.
     #[serde(default)]
     pub top_k_floor: f64,
+    /// How draws and the sampler's top-k are stored: `plain`, `lossless`, `fast` or `compact`.
+    #[serde(default)]
+    pub codec: Codec,
     /// The policy samples that is this many versions older than the newest: staleness as an experiment's fixed variable.
     #[serde(default)]
     pub lag: u64,
@@ -145,6 +148,9 @@ pub struct ScoreSection {
     /// Monte-Carlo draws from the teacher at each position; 0 takes none.
     #[serde(default)]
     pub draws: u32,
+    /// How the teacher's top-k and draws are stored: `plain`, `lossless`, `fast` or `compact`.
+    #[serde(default)]
+    pub codec: Codec,
     /// Tokens scored at once.
     #[serde(default = "default_batch_tokens")]
     pub batch_tokens: usize,
@@ -215,11 +221,15 @@ pub struct RunSection {
     /// How often in a row a job that dies is started again.
     #[serde(default = "default_restarts")]
     pub restarts: u32,
+    /// Seconds for which the log of a store that cannot be reached is tried again.
+    #[serde(default = "default_patience")]
+    pub patience_s: f64,
 }
 
 impl Default for RunSection {
     fn default() -> Self {
-        Self { claim_timeout_s: default_claim_timeout(), restarts: default_restarts() }
+        let (claim_timeout_s, patience_s) = (default_claim_timeout(), default_patience());
+        Self { claim_timeout_s, restarts: default_restarts(), patience_s }
     }
 }
 
@@ -264,6 +274,9 @@ fn default_claim_timeout() -> f64 {
 }
 fn default_restarts() -> u32 {
     5
+}
+fn default_patience() -> f64 {
+    300.0
 }
 
 impl Pipeline {
@@ -317,7 +330,7 @@ impl Pipeline {
                 floor: self.rollout.top_k_floor,
             }),
             teacher_draws: self.score.draws,
-            codec: "plain".into(),
+            codec: self.score.codec.as_str().into(),
         }
     }
 

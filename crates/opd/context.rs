@@ -6,6 +6,7 @@ use crate::{
     failpoint::{self, Point},
     output::say,
     pace::Pace,
+    patience,
     stop::Stop,
 };
 use record::{Commit, Event, Job, Work};
@@ -97,8 +98,17 @@ impl Context {
     /// # Errors
     /// As reading the log.
     pub async fn look(&mut self) -> Result<BTreeSet<String>> {
-        self.follower.refresh().await?;
+        self.refresh().await?;
         Ok(self.lapsed())
+    }
+
+    /// Folds in what is new; where the store cannot be reached, tries again for `run.patience_s`.
+    ///
+    /// # Errors
+    /// As reading the log.
+    pub async fn refresh(&mut self) -> Result<()> {
+        let limit = self.pipeline.patience();
+        Ok(patience::refresh(&mut self.follower, limit, &self.stop, say).await?)
     }
 
     fn lapsed(&self) -> BTreeSet<String> {
@@ -116,9 +126,13 @@ impl Context {
     /// # Errors
     /// As reading the log.
     pub async fn wait(&mut self) -> Result<()> {
-        tokio::select! {
-            () = self.stop.asked() => Ok(()),
-            new = self.follower.wait() => Ok(new.map(drop)?),
+        let new = tokio::select! {
+            () = self.stop.asked() => return Ok(()),
+            new = self.follower.wait() => new,
+        };
+        match new {
+            Err(error) if patience::may_pass(&error) => self.refresh().await,
+            new => Ok(new.map(drop)?),
         }
     }
 
@@ -151,6 +165,7 @@ impl Context {
             waited_s: round(begun.saturating_duration_since(self.meter.last_commit)),
             tokens,
         };
+        self.refresh().await?;
         let commit = self.follower.append(work, plan).await?;
         self.meter.last_commit = Instant::now();
         if commit.is_some() {
@@ -161,6 +176,12 @@ impl Context {
 }
 
 impl Pipeline {
+    /// For how long a store that cannot be reached is tried again.
+    pub fn patience(&self) -> Duration {
+        // A time too long for a duration is patience without an end.
+        Duration::try_from_secs_f64(self.run.patience_s).unwrap_or(Duration::MAX)
+    }
+
     /// The numbers that pace the run.
     pub fn pace(&self) -> Pace {
         let learn = &self.learn;

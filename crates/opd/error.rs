@@ -5,11 +5,15 @@ use std::fmt;
 /// Ended because the user's input or surroundings do not allow the work.
 pub const EXIT_ERROR: u8 = 2;
 
+/// Ended by what may pass: the store could not be reached, or another learner made a step. The same may succeed later.
+pub const EXIT_AGAIN: u8 = 3;
+
 /// A command that could not do what it was asked to: what is wrong, where, and what to do.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CommandError {
     message: String,
     hint: Option<String>,
+    may_pass: bool,
 }
 
 /// A command's result.
@@ -18,13 +22,24 @@ pub type Result<T, E = CommandError> = std::result::Result<T, E>;
 impl CommandError {
     /// An error that says `message`.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None }
+        Self { message: message.into(), hint: None, may_pass: false }
     }
 
     /// The same with a line of advice.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// The same as one that may pass.
+    pub fn passing(mut self) -> Self {
+        self.may_pass = true;
+        self
+    }
+
+    /// The exit status that tells of it.
+    pub fn exit_status(&self) -> u8 {
+        if self.may_pass { EXIT_AGAIN } else { EXIT_ERROR }
     }
 
     /// The same where it happened.
@@ -57,11 +72,25 @@ from_error!(model::Error, learner::LearnError, query::QueryError, record::Record
 impl From<store::StoreError> for CommandError {
     fn from(error: store::StoreError) -> Self {
         let message = error.to_string();
+        if crate::patience::may_pass(&error) {
+            return Self::new(message).passing();
+        }
         // The operating system's own words; object stores pass them on.
         match message.contains("No space left on device") {
             true => Self::new(message).hint("free some space; what is committed stays, and the same command goes on"),
             false => Self::new(message),
         }
+    }
+}
+
+/// A batch that was not stored: where its codec refused it, the setting to change.
+pub fn not_stored(error: store::StoreError, key: &str, codec: record::Codec) -> CommandError {
+    match error {
+        store::StoreError::Invalid { .. } if codec != record::Codec::Plain => {
+            let hint = format!("`{key}` is `{}`; `lossless` takes any log-probabilities", codec.as_str());
+            CommandError::new(error.to_string()).hint(hint)
+        }
+        other => other.into(),
     }
 }
 

@@ -45,7 +45,7 @@ pub async fn run(mut job: Context) -> Result<()> {
     let mut student: Option<Student> = None;
     let mut teachers = Teachers::new();
     while !job.stop.is_asked() {
-        job.follower.refresh().await?;
+        job.refresh().await?;
         match plan::eval(job.now(), &names, eval.every, job.pipeline.learn.steps) {
             Next::Done => return Ok(()),
             Next::Wait => job.wait().await?,

@@ -61,7 +61,7 @@ pub async fn run(store: &str, version: &str, dir: &Path, dtype: &str, stop: &Sto
 }
 
 /// `None` is the newest.
-fn parse(version: &str) -> Result<Option<u64>> {
+pub(crate) fn parse(version: &str) -> Result<Option<u64>> {
     if version == "latest" {
         return Ok(None);
     }
@@ -70,7 +70,7 @@ fn parse(version: &str) -> Result<Option<u64>> {
 }
 
 /// The policy whose weights are wanted.
-async fn find(store: &Store, now: &Snapshot, wanted: Option<u64>) -> Result<Policy> {
+pub(crate) async fn find(store: &Store, now: &Snapshot, wanted: Option<u64>) -> Result<Policy> {
     let Some(wanted) = wanted else { return Ok(now.newest_policy().clone()) };
     if let Some(policy) = now.policies.values().find(|policy| policy.version.0 == wanted) {
         return Ok(policy.clone());

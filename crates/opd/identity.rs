@@ -17,12 +17,15 @@ use store::{Follower, Store};
 ///
 /// # Errors
 /// If the store holds another run: the first thing that differs, with both values; or one that ended before `learn.steps`.
-pub async fn create(store: &Store, pipeline: &Pipeline, inputs: &Inputs) -> Result<Follower> {
+pub async fn create(store: &Store, pipeline: &Pipeline, inputs: &Inputs, incarnation: &str) -> Result<Follower> {
     let weights = Bytes::from(inputs.student.to_safetensors()?);
     let first = PolicyVersion(0);
     let begun = match store.follow().await {
         Ok(follower) => Some(follower.snapshot().run.clone()),
-        Err(store::StoreError::NoRun { .. }) => None,
+        Err(store::StoreError::NoRun { .. }) => {
+            store.check_vacant().await?;
+            None
+        }
         Err(error) => return Err(error.into()),
     };
     if let Some(run) = &begun {
@@ -65,7 +68,7 @@ pub async fn create(store: &Store, pipeline: &Pipeline, inputs: &Inputs) -> Resu
         student_files,
         policy: Policy { version: first, weights },
     };
-    let follower = store.create(run, work()).await?;
+    let follower = store.create(run, work(incarnation)).await?;
     let (now, steps) = (follower.snapshot(), pipeline.learn.steps);
     if now.finished && now.version.0 < steps {
         let what = format!(
@@ -83,10 +86,10 @@ fn describe(bytes: &[u8]) -> ObjectRef {
 }
 
 /// Whoever begins a run does so as `run`, so that a worker has the one job its commits say.
-fn work() -> Work {
+pub fn work(incarnation: &str) -> Work {
     Work {
         worker: Job::Run.as_str().into(),
-        incarnation: store::unique_id(),
+        incarnation: incarnation.into(),
         job: Job::Run,
         started: store::now_ms(),
         busy_s: 0.0,

@@ -4,6 +4,7 @@ use crate::{
     config::Pipeline,
     context::Context,
     error::{CommandError, Result, off_thread},
+    events,
     failpoint::Point,
     identity,
     output::say,
@@ -72,24 +73,13 @@ pub async fn run(mut job: Context) -> Result<()> {
     record_settings(&mut job).await?;
     let (pace, score_set) = (job.pace(), job.pipeline.score.set.clone());
     while !job.stop.is_asked() {
-        job.follower.refresh().await?;
+        job.refresh().await?;
         fence(&job, trainee.version)?;
         match plan::learn(job.now(), &score_set, pace) {
             Next::Done => return Ok(()),
             Next::Wait => job.wait().await?,
-            Next::Do(Learn::Drop(_)) => {
-                job.append(0, |now| match plan::learn(now, &score_set, pace) {
-                    Next::Do(Learn::Drop(dropped)) => Some(Event::Drop { dropped }),
-                    _ => None,
-                })
-                .await?;
-            }
-            Next::Do(Learn::Finish(_)) => {
-                job.append(0, |now| match plan::learn(now, &score_set, pace) {
-                    Next::Do(Learn::Finish(dropped)) => Some(Event::Finish { dropped }),
-                    _ => None,
-                })
-                .await?;
+            Next::Do(Learn::Drop(_) | Learn::Finish(_)) => {
+                job.append(0, |now| events::end_rows(now, &score_set, pace)).await?;
             }
             Next::Do(Learn::Step(consumed)) => {
                 job.begin();
@@ -98,7 +88,15 @@ pub async fn run(mut job: Context) -> Result<()> {
                         let consumed =
                             consumed.into_iter().map(|batch| BatchRows { batch: batch.batch, rows: batch.rows });
                         let outcome = off_thread(move || step(trainee, portions)).await?;
-                        trainee = commit(&mut job, outcome, consumed.collect(), &score_set).await?;
+                        trainee = match commit(&mut job, outcome, consumed.collect(), &score_set).await? {
+                            Some(trainee) => trainee,
+                            None => {
+                                say(
+                                    "rows of this step were dropped by another job in the meantime; it is made again without",
+                                );
+                                resume(&mut job, &settings).await?
+                            }
+                        };
                         retire(&mut job).await?;
                     }
                     Err(Unread::Damaged(batch, error)) => {
@@ -116,11 +114,11 @@ pub async fn run(mut job: Context) -> Result<()> {
 /// Another learner's step ends this one: whichever commits first goes on.
 fn fence(job: &Context, version: PolicyVersion) -> Result<()> {
     let now = job.now();
-    if now.version <= version || now.learner.as_deref() == Some(job.incarnation()) {
+    if !events::is_fenced(now, version, job.incarnation()) {
         return Ok(());
     }
     let what = format!("another learner made step {}; this one, at step {}, stops", now.version.0, version.0);
-    Err(CommandError::new(what).hint("a run has one learner; see `opd status` for who it is"))
+    Err(CommandError::new(what).hint("a run has one learner; see `opd status` for who it is").passing())
 }
 
 /// Commits the settings that may change between starts, where they have changed.
@@ -284,8 +282,14 @@ fn step(mut trainee: Trainee, portions: Vec<Scored>) -> Result<Outcome> {
     Ok(Outcome { trainee, report, record, weights })
 }
 
-/// Stores what a step made and commits it: step, rows and weights become visible at once.
-async fn commit(job: &mut Context, outcome: Outcome, consumed: Vec<BatchRows>, score_set: &str) -> Result<Trainee> {
+/// Stores what a step made and commits it: step, rows and weights become visible at once. `None` where its rows are not to be had any
+/// more.
+async fn commit(
+    job: &mut Context,
+    outcome: Outcome,
+    consumed: Vec<BatchRows>,
+    score_set: &str,
+) -> Result<Option<Trainee>> {
     let Outcome { mut trainee, mut report, record, weights } = outcome;
     if trainee.diverged > 0 {
         report.metrics.insert("resume/diverged_steps".into(), (std::mem::take(&mut trainee.diverged) as f64, 1.0));
@@ -319,11 +323,9 @@ async fn commit(job: &mut Context, outcome: Outcome, consumed: Vec<BatchRows>, s
         metrics: report.metrics,
     };
     let before = PolicyVersion(version.0 - 1);
-    let still_mine = |now: &Snapshot| now.version == before && !now.finished;
-    job.append(report.trained_tokens as u64, |now| still_mine(now).then(|| Event::Step(Box::new(event.clone()))))
-        .await?;
+    let made = job.append(report.trained_tokens as u64, |now| events::step(now, &event)).await?;
     fence(job, before)?;
-    Ok(trainee)
+    Ok(made.map(|_| trainee))
 }
 
 /// Gives up weights and moments that nobody needs any more: first in the log, then on disk.

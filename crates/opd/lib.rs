@@ -1,8 +1,9 @@
 //! JOBS: the command line and the jobs of a run, one file each.
 //!
 //! A job is a loop: follow the log, plan what is next ([`plan`], pure), do it, put an object, append the commit that names
-//! it. How far the jobs run apart is [`pace`]. [`rollout`], [`score`], [`learn`] and [`eval`] are such loops; [`mod@run`] starts them as processes and watches the
-//! log; [`status`], [`sql`], [`mod@trace`] and [`forecast`] read it, [`export_policy`] and [`sft`] make something of it.
+//! it ([`events`], pure). How far the jobs run apart is [`pace`]. [`rollout`], [`score`], [`learn`] and [`eval`] are such loops;
+//! [`mod@run`] starts them as processes and watches the log; [`status`], [`sql`], [`mod@trace`], [`forecast`] and
+//! [`mod@estimate`] read it, [`export_policy`] and [`sft`] make something of it.
 //! [`config`] is the pipeline that all of them are given, [`preflight`] what is checked before any of them works.
 #![warn(missing_docs)]
 
@@ -11,7 +12,9 @@ pub mod cli;
 pub mod config;
 pub mod context;
 pub mod error;
+pub mod estimate;
 pub mod eval;
+pub mod events;
 pub mod export_policy;
 pub mod failpoint;
 pub mod forecast;
@@ -20,6 +23,7 @@ pub mod learn;
 pub mod model_files;
 pub mod output;
 pub mod pace;
+pub mod patience;
 pub mod plan;
 pub mod policy;
 pub mod preflight;

@@ -1,7 +1,7 @@
 //! The program: reads the command line, runs one command, turns its result into an exit status.
 
 use clap::Parser;
-use opd::{cli::Cli, error::EXIT_ERROR};
+use opd::cli::Cli;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -11,7 +11,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             opd::output::say(&format!("error: {error}"));
-            ExitCode::from(EXIT_ERROR)
+            ExitCode::from(error.exit_status())
         }
     }
 }

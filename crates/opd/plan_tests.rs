@@ -54,7 +54,13 @@ impl Log {
     fn score(&mut self, worker: &str, batch: BatchId, claims: Claims) {
         self.apply(
             worker,
-            Event::Scores(ScoreCommit { batch, score_set: SET.into(), object: object("scores"), claims }),
+            Event::Scores(ScoreCommit {
+                batch,
+                score_set: SET.into(),
+                object: object("scores"),
+                packing: None,
+                claims,
+            }),
         );
     }
 

@@ -194,6 +194,9 @@ pub fn check_settings(pipeline: &Pipeline) -> Result<()> {
     if !(pipeline.run.claim_timeout_s > 0.0 && pipeline.run.claim_timeout_s.is_finite()) {
         return fault(format!("run.claim_timeout_s is {}", pipeline.run.claim_timeout_s), "it must be above 0");
     }
+    if pipeline.run.patience_s.is_nan() || pipeline.run.patience_s < 0.0 {
+        return fault(format!("run.patience_s is {}", pipeline.run.patience_s), "it must not be below 0");
+    }
     check_estimator(pipeline)
 }
 
@@ -246,6 +249,14 @@ fn check_estimator(pipeline: &Pipeline) -> Result<()> {
 struct Checked {
     config: ModelConfig,
     tokenizer: Tokenizer,
+}
+
+/// The tokenizer of a model whose directory is named by `key` and is found whole.
+///
+/// # Errors
+/// If it is not.
+pub fn check_tokenizer(key: &str, dir: &Path) -> Result<Tokenizer> {
+    Ok(check_model(key, dir)?.tokenizer)
 }
 
 fn check_model(key: &str, dir: &Path) -> Result<Checked> {

@@ -2,7 +2,8 @@
 
 use crate::{
     context::Context,
-    error::{CommandError, Result, off_thread},
+    error::{CommandError, Result, not_stored, off_thread},
+    events,
     failpoint::Point,
     identity,
     plan::{self, Next},
@@ -11,9 +12,7 @@ use crate::{
     teachers::teacher_of,
 };
 use model::{SamplingParams, TopK, Transformer, chance};
-use record::{
-    Claims, Event, NewRollout, PolicyVersion, RolloutBatch, RolloutBatchInfo, RolloutCommit, RowSet, UnitRows,
-};
+use record::{Claims, NewRollout, PolicyVersion, RolloutBatch, RolloutBatchInfo, RolloutCommit, RowSet, UnitRows};
 use std::sync::Arc;
 
 /// Samples until the run is finished or the job is stopped.
@@ -34,13 +33,7 @@ pub async fn run(mut job: Context) -> Result<()> {
             Next::Done => return Ok(()),
             Next::Wait => job.wait().await?,
             Next::Do(plan::Rollout::Claim(_)) => {
-                job.append(0, |now| match plan::rollout(now, &worker, pace, &is_lapsed) {
-                    Next::Do(plan::Rollout::Claim(of)) => {
-                        Some(Event::Claim(Claims { units: vec![of], ..Claims::default() }))
-                    }
-                    _ => None,
-                })
-                .await?;
+                job.append(0, |now| events::claim_rows(now, &worker, pace, &is_lapsed)).await?;
             }
             Next::Do(plan::Rollout::Sample(of)) => {
                 job.begin();
@@ -68,8 +61,9 @@ pub async fn run(mut job: Context) -> Result<()> {
                     Ok((rollouts, sampler.network))
                 })
                 .await?;
+                let vocabulary = network.real_vocab() as u32;
                 student = Some(Student { version, network });
-                deliver(&mut job, parts, version, started_at, rollouts).await?;
+                deliver(&mut job, parts, version, vocabulary, started_at, rollouts).await?;
             }
         }
     }
@@ -126,6 +120,7 @@ async fn deliver(
     job: &mut Context,
     parts: Vec<(String, UnitRows)>,
     policy_version: PolicyVersion,
+    vocabulary: u32,
     started_at: i64,
     rollouts: Vec<NewRollout>,
 ) -> Result<()> {
@@ -146,24 +141,15 @@ async fn deliver(
             .map_err(|error| CommandError::new(format!("what was sampled for unit {}: {error}", of.unit)))?;
         let tokens = batch.tokens() as u64;
         job.pass(Point::BeforePut);
-        let object = job.store.put_rollouts(&info.batch, &batch).await?;
+        let codec = job.pipeline.rollout.codec;
+        let put = job.store.put_packed_rollouts(&info.batch, &batch, codec, vocabulary).await;
+        let (object, _) = put.map_err(|error| not_stored(error, "rollout.codec", codec))?;
         job.pass(Point::AfterPut);
         let (lapsed, pace, goes_on) = (job.look().await?, job.pace(), i == last && !job.stop.is_asked());
-        job.append(tokens, |now| {
-            plan::is_wanted(now, &of, policy_version, pace).then(|| {
-                let next = plan::claimable_unit(now, Some(&of), pace, &|worker| lapsed.contains(worker));
-                Event::Rollouts(RolloutCommit {
-                    batch: info.batch.clone(),
-                    of: of.clone(),
-                    policy_version,
-                    teacher_id: info.teacher_id.clone(),
-                    object: object.clone(),
-                    tokens,
-                    claims: Claims { units: next.filter(|_| goes_on).into_iter().collect(), ..Claims::default() },
-                })
-            })
-        })
-        .await?;
+        let RolloutBatchInfo { batch, teacher_id, .. } = info;
+        let batch = RolloutCommit { batch, of, policy_version, teacher_id, object, tokens, claims: Claims::default() };
+        job.append(tokens, |now| events::rollouts(now, &batch, pace, &|worker| lapsed.contains(worker), goes_on))
+            .await?;
     }
     Ok(())
 }

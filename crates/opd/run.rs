@@ -4,14 +4,15 @@ use crate::{
     cli::{PipelineArgs, begin},
     config::Pipeline,
     context::open_store,
-    error::{CommandError, EXIT_ERROR, Result},
+    error::{CommandError, EXIT_AGAIN, EXIT_ERROR, Result},
+    identity,
     output::{say, show},
-    plan, preflight,
+    patience, plan, preflight,
     progress::Lines,
     recorded, status,
     stop::{self, Stop},
 };
-use record::Job;
+use record::{Event, Job};
 use std::{
     process::{ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -39,7 +40,9 @@ pub async fn run(args: PipelineArgs, dry_run: bool, collect: bool) -> Result<()>
         return show(&pipeline.to_toml());
     }
     let stop = Stop::listen();
-    let mut follower = begin(&pipeline).await?;
+    let incarnation = store::unique_id();
+    let mut follower = begin(&pipeline, &incarnation).await?;
+    take_over(&pipeline, &mut follower, &incarnation).await?;
     let counts = counts(&pipeline, collect);
     let lines = Lines::new(counts.iter().map(|(job, _)| *job));
     lines.say(&format!("run `{}` in {}", pipeline.name, pipeline.store.url));
@@ -52,8 +55,16 @@ pub async fn run(args: PipelineArgs, dry_run: bool, collect: bool) -> Result<()>
         if let Err(error) = jobs.iter_mut().try_for_each(Supervised::notice_end) {
             break Err(error);
         }
-        if let Err(error) = follower.refresh().await {
+        let read = tokio::select! {
+            read = patience::refresh(&mut follower, pipeline.patience(), &stop, |line| lines.say(line)) => read,
+            // The wish to end is heard whatever the store does.
+            () = stop.asked(), if !stopping => Ok(()),
+        };
+        if let Err(error) = read {
             break Err(error.into());
+        }
+        if let Err(error) = fence(follower.snapshot(), &incarnation) {
+            break Err(error);
         }
         lines.draw(follower.snapshot(), pipeline.learn.steps);
         if stop.is_asked() && !stopping {
@@ -82,6 +93,28 @@ pub async fn run(args: PipelineArgs, dry_run: bool, collect: bool) -> Result<()>
     }
     show(&status::summary(follower.store(), follower.snapshot()).await?)?;
     if collected { say_collected(&pipeline, &follower).await } else { Ok(()) }
+}
+
+/// Tells in the log that this is the store's `opd run` now, where another one began it.
+async fn take_over(pipeline: &Pipeline, follower: &mut Follower, incarnation: &str) -> Result<()> {
+    let settings = serde_json::to_value(pipeline).map_err(|error| CommandError::new(error.to_string()))?;
+    let is_another = |now: &Snapshot| !now.finished && fence(now, incarnation).is_err();
+    let event = |now: &Snapshot| is_another(now).then(|| Event::Config { settings: settings.clone() });
+    follower.append(identity::work(incarnation), event).await?;
+    Ok(())
+}
+
+/// The latest `opd run` is the one. An earlier one cannot be known to be alive, as no clocks need to agree; it may be a process
+/// that hangs on another machine. So it is not the later one that is refused, but the earlier that ends when it sees the other.
+fn fence(now: &Snapshot, incarnation: &str) -> Result<()> {
+    let name = Job::Run.as_str();
+    match now.workers.get(name) {
+        Some(other) if other.incarnation != incarnation && !now.finished => {
+            let what = "another `opd run` was started on this store and goes on with it; this one ends";
+            Err(CommandError::new(what).hint("what was committed counts, whoever committed it; nothing is done twice"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Says what a collected store is good for.
@@ -115,6 +148,8 @@ struct Supervised {
     barren: u32,
     /// The worker's commits when this life began.
     commits: u64,
+    /// When the next life begins, while there is none.
+    next_life: Option<Instant>,
     done: bool,
 }
 
@@ -145,6 +180,12 @@ impl Supervised {
             });
         }
         Ok(child)
+    }
+
+    fn begin_life(&mut self) -> Result<()> {
+        self.next_life = None;
+        self.child = Self::start(self.job, &self.worker, &self.args, &self.lines)?;
+        Ok(())
     }
 
     fn notice_end(&mut self) -> Result<()> {
@@ -180,7 +221,19 @@ fn start_all(
         let child = Supervised::start(job, &worker, args, lines)?;
         let (args, lines, restarts) = (args.clone(), lines.clone(), pipeline.run.restarts);
         let commits = commits_of(&worker, now);
-        Ok(Supervised { job, worker, args, lines, restarts, child, ended: None, barren: 0, commits, done: false })
+        Ok(Supervised {
+            job,
+            worker,
+            args,
+            lines,
+            restarts,
+            child,
+            ended: None,
+            barren: 0,
+            commits,
+            next_life: None,
+            done: false,
+        })
     };
     workers.map(start).collect()
 }
@@ -194,6 +247,13 @@ fn commits_of(worker: &str, now: &Snapshot) -> u64 {
 fn look_after(jobs: &mut [Supervised], now: &Snapshot, stopping: bool) -> Result<bool> {
     for supervised in jobs.iter_mut().filter(|supervised| !supervised.done) {
         let worker = &supervised.worker;
+        if let Some(next_life) = supervised.next_life {
+            supervised.done = stopping;
+            if !stopping && next_life <= Instant::now() {
+                supervised.begin_life()?;
+            }
+            continue;
+        }
         let Some(status) = supervised.ended.take() else { continue };
         if status.code() == Some(EXIT_ERROR.into()) {
             let hint = "its message is above; the run can be started again with the same command";
@@ -214,16 +274,33 @@ fn look_after(jobs: &mut [Supervised], now: &Snapshot, stopping: bool) -> Result
             );
             return Err(CommandError::new(what).hint("run.restarts is how often it is tried"));
         }
-        supervised.lines.say(&format!("{worker} died ({}); started again", cause(status)));
-        supervised.child = Supervised::start(supervised.job, worker, &supervised.args, &supervised.lines)?;
+        let pause = pause_before(supervised.barren, status);
+        let after = if pause.is_zero() { String::new() } else { format!(" in {pause:.2?}") };
+        supervised.lines.say(&format!("{worker} died ({}); started again{after}", cause(status)));
+        if pause.is_zero() {
+            supervised.begin_life()?;
+        } else {
+            supervised.next_life = Some(Instant::now() + pause);
+        }
     }
     Ok(jobs.iter().all(|supervised| supervised.done))
+}
+
+/// How long a job waits for its next life after so many in a row without a commit: not after a life with one, then 0.25 s, 0.5 s
+/// and so on up to 4 s, or, where the cause has to pass first, 5 s, 10 s, 20 s, 30 s.
+fn pause_before(barren: u32, status: ExitStatus) -> Duration {
+    let (first, most) = if status.code() == Some(EXIT_AGAIN.into()) { (5_000, 30_000) } else { (250, 4_000) };
+    match barren {
+        0 => Duration::ZERO,
+        barren => Duration::from_millis((first << (barren - 1).min(5)).min(most)),
+    }
 }
 
 fn cause(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match (status.signal(), status.code()) {
         (Some(signal), _) => format!("signal {signal}"),
+        (None, Some(code)) if code == i32::from(EXIT_AGAIN) => "what its message says may pass".into(),
         (None, Some(0)) => "asked to end by another than `opd run`".into(),
         (None, Some(code)) => format!("exit status {code}"),
         (None, None) => "unknown cause".into(),

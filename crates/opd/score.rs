@@ -3,7 +3,8 @@
 use crate::{
     config::Pipeline,
     context::Context,
-    error::{CommandError, Result, off_thread},
+    error::{CommandError, Result, not_stored, off_thread},
+    events,
     failpoint::Point,
     identity,
     output::say,
@@ -11,7 +12,7 @@ use crate::{
     teachers::listed,
 };
 use model::{ScoreRow, ScoringParams, TopK, Transformer};
-use record::{BatchId, BatchRows, Claims, DropReason, Dropped, Event, Ragged, RolloutBatch, ScoreCommit, ScoredBatch};
+use record::{BatchId, Claims, Codec, Ragged, RolloutBatch, ScoreCommit, ScoredBatch};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Scores until the run is finished or the job is stopped, what is for `teachers`.
@@ -32,13 +33,7 @@ pub async fn run(mut job: Context, teachers: BTreeSet<String>) -> Result<()> {
             Next::Done => return Ok(()),
             Next::Wait => job.wait().await?,
             Next::Do(plan::Score::Claim(_)) => {
-                job.append(0, |now| match plan::score(now, &worker, &serves, &is_lapsed) {
-                    Next::Do(plan::Score::Claim(id)) => {
-                        Some(Event::Claim(Claims { batches: vec![id], ..Claims::default() }))
-                    }
-                    _ => None,
-                })
-                .await?;
+                job.append(0, |now| events::claim_batch(now, &worker, &serves, &is_lapsed)).await?;
             }
             Next::Do(plan::Score::Score(id)) => {
                 job.begin();
@@ -62,8 +57,9 @@ pub async fn run(mut job: Context, teachers: BTreeSet<String>) -> Result<()> {
                     Ok((score(&network, rollouts, &params)?, network))
                 })
                 .await?;
+                let vocabulary = network.real_vocab() as u32;
                 networks.insert(batch.teacher_id, network);
-                deliver(&mut job, id, &serves, &scored).await?;
+                deliver(&mut job, id, &serves, &scored, vocabulary).await?;
             }
         }
     }
@@ -123,27 +119,18 @@ pub fn score(teacher: &Transformer, rollouts: RolloutBatch, params: &ScoringPara
 }
 
 /// Stores the scores of a batch and commits them together with a claim of the next, unless somebody did first.
-async fn deliver(job: &mut Context, id: BatchId, serves: &Serves, scored: &ScoredBatch) -> Result<()> {
+async fn deliver(job: &mut Context, id: BatchId, serves: &Serves, scored: &ScoredBatch, vocabulary: u32) -> Result<()> {
     let score_set = &serves.score_set;
     let tokens = scored.rollouts().tokens() as u64;
     job.pass(Point::BeforePut);
-    let object = job.store.put_scores(score_set, &id, scored).await?;
+    let codec = job.pipeline.score.codec;
+    let put = job.store.put_packed_scores(score_set, &id, scored, codec, vocabulary).await;
+    let (object, packing) = put.map_err(|error| not_stored(error, "score.codec", codec))?;
     job.pass(Point::AfterPut);
-    let (lapsed, stopping) = (job.look().await?, job.stop.is_asked());
-    job.append(tokens, |now| {
-        let still_wanted =
-            !now.finished && now.batches.get(&id).is_some_and(|batch| !batch.scores.contains_key(score_set));
-        still_wanted.then(|| {
-            let next = plan::claimable_batch(now, Some(&id), serves, &|worker| lapsed.contains(worker));
-            Event::Scores(ScoreCommit {
-                batch: id.clone(),
-                score_set: score_set.clone(),
-                object: object.clone(),
-                claims: Claims { batches: next.filter(|_| !stopping).into_iter().collect(), ..Claims::default() },
-            })
-        })
-    })
-    .await?;
+    let (lapsed, goes_on) = (job.look().await?, !job.stop.is_asked());
+    let packing = (codec != Codec::Plain).then_some(packing);
+    let scores = ScoreCommit { batch: id, score_set: score_set.clone(), object, packing, claims: Claims::default() };
+    job.append(tokens, |now| events::scores(now, &scores, serves, &|worker| lapsed.contains(worker), goes_on)).await?;
     Ok(())
 }
 
@@ -152,11 +139,6 @@ async fn deliver(job: &mut Context, id: BatchId, serves: &Serves, scored: &Score
 /// # Errors
 /// As writing the log.
 pub async fn drop_damaged(job: &mut Context, id: &str) -> Result<()> {
-    job.append(0, |now| {
-        let rows = now.batches.get(id).filter(|batch| !batch.pending.is_empty())?.pending.clone();
-        let of = BatchRows { batch: id.into(), rows };
-        Some(Event::Drop { dropped: vec![Dropped { of, reason: DropReason::Corrupt, reissue: true }] })
-    })
-    .await?;
+    job.append(0, |now| events::damaged(now, id)).await?;
     Ok(())
 }

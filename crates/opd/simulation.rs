@@ -1,13 +1,22 @@
 //! A seeded simulation of whole runs on one thread: the jobs' plans over the fold of one log, workers that act in any order,
-//! vanish at any moment and come back, without clock, disk or network.
+//! vanish at any moment and come back, without clock, disk or network. `over_store` has the same jobs as tasks over a store that
+//! fails.
+
+#[cfg(test)]
+mod audit;
+#[cfg(test)]
+mod jobs;
+#[cfg(test)]
+mod over_store;
 
 use crate::{
+    events,
     pace::Pace,
     plan::{self, Learn, Next, Rollout, Score, Serves},
 };
 use record::{
-    BatchRows, Claims, Commit, Digest, DropReason, Event, FORMAT, Job, ObjectRef, Policy, PolicyVersion, PromptSet,
-    RolloutCommit, Run, ScoreCommit, ScoreSet, StepCommit, UnitRows, Units, Work,
+    BatchRows, Claims, Commit, Digest, Event, FORMAT, Job, ObjectRef, Policy, PolicyVersion, PromptSet, RolloutCommit,
+    Run, ScoreCommit, ScoreSet, StepCommit, UnitRows, Units, Work,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use store::Snapshot;
@@ -32,6 +41,26 @@ pub struct Shape {
     pub silent_percent: u64,
     /// How likely it is, in percent, that a stored batch turns out to be damaged.
     pub corrupt_percent: u64,
+}
+
+impl Shape {
+    /// What the score worker of a number has.
+    fn serves(self, number: u32) -> Serves {
+        let (count, all) = (self.teachers, self.workers < self.teachers as usize);
+        let teachers = (0..count).filter(|i| all || number % count == *i).map(teacher).collect();
+        Serves { score_set: SET.into(), teachers }
+    }
+
+    /// Whether a step's weights are published, and whether it is a checkpoint.
+    fn keeps(self, step: u64) -> (bool, bool) {
+        let is_published = step.is_multiple_of(self.publish_every) || step == self.pace.steps;
+        (is_published, step.is_multiple_of(3 * self.publish_every))
+    }
+}
+
+/// The number at the end of a worker's name.
+fn number(worker: &str) -> u32 {
+    worker.rsplit('-').next().and_then(|number| number.parse().ok()).unwrap_or_default()
 }
 
 /// How a run went.
@@ -151,7 +180,7 @@ impl Simulation {
                 Next::Wait | Next::Done => {}
             },
             (Job::Score, InHand::Scores { batch }) => self.score(worker, batch, &lapsed)?,
-            (Job::Score, _) => match plan::score(&self.now, worker, &self.serves(worker), &lapsed) {
+            (Job::Score, _) => match plan::score(&self.now, worker, &self.shape.serves(number(worker)), &lapsed) {
                 Next::Do(Score::Score(batch)) => return Ok(InHand::Scores { batch }),
                 Next::Do(Score::Claim(id)) => {
                     self.append(worker, job, Event::Claim(Claims { batches: vec![id], ..Claims::default() }))?;
@@ -181,32 +210,22 @@ impl Simulation {
         is_last: bool,
         lapsed: plan::Lapsed<'_>,
     ) -> Result<(), String> {
-        if !plan::is_wanted(&self.now, &of, version, self.shape.pace) {
-            return Ok(());
-        }
         self.names += 1;
-        let batch = format!("u{:08}-{}", of.unit, self.names);
-        self.units_of.insert(batch.clone(), of.clone());
-        self.delivered += u64::from(of.rows.len());
-        let next = plan::claimable_unit(&self.now, Some(&of), self.shape.pace, lapsed);
         let rollouts = RolloutCommit {
-            batch,
+            batch: format!("u{:08}-{}", of.unit, self.names),
             of,
             policy_version: version,
             teacher_id,
             object: ObjectRef { key: "r".into(), bytes: 1, digest: Digest::of(b"r") },
             tokens: 1,
-            claims: Claims { units: next.filter(|_| is_last).into_iter().collect(), ..Claims::default() },
+            claims: Claims::default(),
         };
-        self.append(worker, Job::Rollout, Event::Rollouts(rollouts))
-    }
-
-    /// What a score worker has, by the number in its name.
-    fn serves(&self, worker: &str) -> Serves {
-        let (count, all) = (self.shape.teachers, self.shape.workers < self.shape.teachers as usize);
-        let number: u32 = worker.rsplit('-').next().and_then(|number| number.parse().ok()).unwrap_or_default();
-        let teachers = (0..count).filter(|i| all || number % count == *i).map(teacher).collect();
-        Serves { score_set: SET.into(), teachers }
+        let Some(event) = events::rollouts(&self.now, &rollouts, self.shape.pace, lapsed, is_last) else {
+            return Ok(());
+        };
+        self.delivered += u64::from(rollouts.of.rows.len());
+        self.units_of.insert(rollouts.batch, rollouts.of);
+        self.append(worker, Job::Rollout, event)
     }
 
     fn score(&mut self, worker: &str, batch: String, lapsed: plan::Lapsed<'_>) -> Result<(), String> {
@@ -217,18 +236,17 @@ impl Simulation {
             return Ok(());
         }
         if self.chance.below(100) < self.shape.corrupt_percent {
-            let of = BatchRows { batch, rows: live.pending.clone() };
-            let dropped = vec![record::Dropped { of, reason: DropReason::Corrupt, reissue: true }];
-            return self.append(worker, Job::Score, Event::Drop { dropped });
+            return events::damaged(&self.now, &batch).map_or(Ok(()), |event| self.append(worker, Job::Score, event));
         }
-        let next = plan::claimable_batch(&self.now, Some(&batch), &self.serves(worker), lapsed);
         let scores = ScoreCommit {
             batch,
             score_set: SET.into(),
             object: ObjectRef { key: "s".into(), bytes: 1, digest: Digest::of(b"s") },
-            claims: Claims { batches: next.into_iter().collect(), ..Claims::default() },
+            packing: None,
+            claims: Claims::default(),
         };
-        self.append(worker, Job::Score, Event::Scores(scores))
+        let event = events::scores(&self.now, &scores, &self.shape.serves(number(worker)), lapsed, true);
+        event.map_or(Ok(()), |event| self.append(worker, Job::Score, event))
     }
 
     fn step(&mut self, worker: &str, consumed: Vec<BatchRows>, version: PolicyVersion) -> Result<(), String> {
@@ -243,8 +261,7 @@ impl Simulation {
             self.ages.extend(rows.iter().map(|_| (version.0, age)));
         }
         let step = version.0 + 1;
-        let is_published = step.is_multiple_of(self.shape.publish_every) || step == self.shape.pace.steps;
-        let is_checkpoint = step.is_multiple_of(3 * self.shape.publish_every);
+        let (is_published, is_checkpoint) = self.shape.keeps(step);
         let weights = ObjectRef { key: format!("w{step}"), bytes: 1, digest: Digest::of(&step.to_le_bytes()) };
         let event = StepCommit {
             step,
@@ -323,12 +340,39 @@ pub(crate) fn commit(seq: u64, worker: &str, job: Job, event: Event) -> Commit {
     Commit { format: FORMAT, seq, id: seq.to_string(), at: 0, work, event }
 }
 
+/// A run of any shape, from a seed alone.
+#[cfg(test)]
+fn any_shape(seed: u64) -> Shape {
+    let mut chance = Chance(!seed);
+    let mut pick = |least: u64, end: u64| least + chance.below(end - least);
+    let max_staleness = pick(0, 6);
+    let publish_every = pick(1, 7).min(max_staleness + 1);
+    let lag = if publish_every == 1 { pick(0, max_staleness + 1) } else { 0 };
+    let min_staleness = pick(0, lag + 1);
+    use crate::pace::WhenStale;
+    let when_stale = [WhenStale::Drop, WhenStale::Wait, WhenStale::Reweight][pick(0, 3) as usize];
+    let plain = tests::shape(max_staleness, pick(1, 5) as usize, pick(0, 30), pick(0, 10));
+    let pace = Pace { lag, min_staleness, when_stale, ..plain.pace };
+    Shape { publish_every, teachers: pick(1, 4) as u32, pace, ..plain }
+}
+
+/// The first seeds: `OPD_SIM_SEEDS=n` of them, `usual` without, or `OPD_SIM_SEED=s` alone, to replay it.
+#[cfg(test)]
+fn seeds(usual: u64) -> std::ops::Range<u64> {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    match number("OPD_SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("OPD_SIM_SEEDS").unwrap_or(usual),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::pace::WhenStale;
+    use record::DropReason;
 
-    fn shape(max_staleness: u64, workers: usize, silent_percent: u64, corrupt_percent: u64) -> Shape {
+    pub(super) fn shape(max_staleness: u64, workers: usize, silent_percent: u64, corrupt_percent: u64) -> Shape {
         let when_stale = WhenStale::Drop;
         let pace = Pace { rows_per_step: 8, steps: 12, min_staleness: 0, max_staleness, when_stale, lag: 0 };
         Shape { unit_rows: 4, teachers: 1, pace, workers, publish_every: 1, silent_percent, corrupt_percent }
@@ -420,31 +464,13 @@ mod tests {
         assert_eq!(serde_json::from_str::<Snapshot>(&json).unwrap(), again);
     }
 
-    /// A run of any shape, from a seed alone.
-    fn any_shape(seed: u64) -> Shape {
-        let mut chance = Chance(!seed);
-        let mut pick = |least: u64, end: u64| least + chance.below(end - least);
-        let max_staleness = pick(0, 6);
-        let publish_every = pick(1, 7).min(max_staleness + 1);
-        let lag = if publish_every == 1 { pick(0, max_staleness + 1) } else { 0 };
-        let min_staleness = pick(0, lag + 1);
-        let when_stale = [WhenStale::Drop, WhenStale::Wait, WhenStale::Reweight][pick(0, 3) as usize];
-        let plain = shape(max_staleness, pick(1, 5) as usize, pick(0, 30), pick(0, 10));
-        let pace = Pace { lag, min_staleness, when_stale, ..plain.pace };
-        Shape { publish_every, teachers: pick(1, 4) as u32, pace, ..plain }
-    }
-
-    /// `OPD_SIM_SEEDS=n` runs the first n seeds, `OPD_SIM_SEED=s` one of them again.
     #[test]
-    fn every_row_ends_once_and_none_is_too_stale() {
-        let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-        let seeds = match number("OPD_SIM_SEED") {
-            Some(seed) => seed..seed + 1,
-            None => 0..number("OPD_SIM_SEEDS").unwrap_or(1_000),
-        };
+    fn a_run_over_a_log_in_memory_ends_each_row_once() {
+        let seeds = seeds(1_000);
         for seed in seeds.clone() {
             check(any_shape(seed), seed);
         }
-        println!("seeds {} to {}: all held", seeds.start, seeds.end.saturating_sub(1));
+        println!("over a log in memory");
+        println!("seeds {} to {}: all held", seeds.start, seeds.end - 1);
     }
 }

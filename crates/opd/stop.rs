@@ -53,6 +53,13 @@ impl Stop {
         Self { asked, _keep: keep }
     }
 
+    /// One that is never asked for.
+    #[cfg(test)]
+    pub(crate) fn never() -> Self {
+        let (sender, asked) = watch::channel(false);
+        Self { asked, _keep: Arc::new(sender) }
+    }
+
     /// Whether to take on nothing more.
     pub fn is_asked(&self) -> bool {
         *self.asked.borrow()

@@ -4,6 +4,7 @@
 //!   [`Learner::sft_step`] the same by cross-entropy for cold starts.
 //! - [`TrainRow`]: one rollout with its teacher scores, borrowed from the store's batch.
 //! - [`EstimatorConfig`]: what is minimised, as a pipeline names it; behind it the one interface, [`estimator::Estimator`].
+//! - [`estimate`]: bias and variance of each estimator's gradient, in closed form.
 //! - [`chunked_head`]: logits, estimator and their gradient in one pass, with no `[tokens, vocabulary]` tensor kept.
 //! - [`exact_head`]: the same where the teacher is at hand, over the whole vocabulary.
 //! - [`AdamW`], [`Schedule`]: an optimizer whose moments are seen, saved and loaded.
@@ -28,6 +29,7 @@
 
 mod adamw;
 mod error;
+pub mod estimate;
 pub mod estimator;
 mod exact_head;
 mod head;

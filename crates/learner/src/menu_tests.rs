@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::CandidateLists;
-use crate::estimator::oracle::{Position, assert_close, expectation};
+use crate::estimator::oracle::{Position, assert_close, d_logits, expectation, over_all_draws};
 
 /// Every estimator; those with `true` have no gradient at p = q = b, whatever was drawn.
 const MENU: [(&str, bool); 26] = [
@@ -135,7 +135,7 @@ fn each_of_them_brings_the_student_nearer_to_the_teacher() {
 
 /// b the student that sampled, p what real steps made of it: what is unbiased is so at that staleness.
 #[test]
-fn forward_kl_mc_is_unbiased_at_the_staleness_that_real_steps_make() {
+fn the_unbiased_ones_are_so_at_the_staleness_that_real_steps_make() {
     let prompt = [4, 9, 6];
     let logits = |network: &Transformer| {
         let _guard = tch::no_grad_guard();
@@ -160,6 +160,18 @@ fn forward_kl_mc_is_unbiased_at_the_staleness_that_real_steps_make() {
     let (value, gradient) = expectation(estimator.estimator(), &position, 1);
     assert!((value - position.forward_kl()).abs() < 1e-9);
     assert_close(&gradient, &((position.p() - position.q()) / 1.2), 1e-9);
+
+    let hybrid: EstimatorConfig =
+        serde_json::from_str(r#"{"name": "reverse_kl_hybrid", "top_k": 3, "draws": 1}"#).unwrap();
+    for head in [position.sampler_top(3), position.teacher_top(3)] {
+        let (value, gradient) = over_all_draws(&position, &position.b(), 1, |draws, counts| {
+            let (candidates, ids) = position.head_and_draws(&head, draws, counts);
+            let ruling = hybrid.estimator().rule(&candidates);
+            (ruling.value.double_value(&[0]), d_logits(&position, &ruling, &ids))
+        });
+        assert!((value - position.reverse_kl()).abs() < 1e-9);
+        assert_close(&gradient, &position.d_reverse_kl(), 1e-9);
+    }
 }
 
 /// What is stored of the draws when only those outside the sampler's top-k are kept.

@@ -199,8 +199,9 @@ impl Own {
             return Ok(Self { width, ids: Vec::new(), logprobs: Vec::new() });
         }
         let mut uniforms = Vec::with_capacity(part.len() * width);
+        let apart = chance::name_key("teacher draws");
         for &(i, t) in part {
-            let seed = chance::row_seed(rows[i].seed, chance::name_key("teacher draws"), 0, 0);
+            let seed = chance::row_seed(rows[i].seed, apart, 0, 0);
             uniforms.extend((0..width as u64).map(|draw| chance::uniform(seed, t as u64, draw)));
         }
         let uniforms = host::doubles(&uniforms, &[part.len(), width], logprobs.device())?;

@@ -235,7 +235,8 @@ impl Run<'_> {
                 if self.now.batches.get(&batch).is_none_or(|batch| batch.pending.is_empty()) {
                     return Ok(());
                 }
-                let scores = ScoreCommit { batch, score_set: SET.into(), object: object(), claims: Claims::default() };
+                let (score_set, packing) = (SET.into(), None);
+                let scores = ScoreCommit { batch, score_set, object: object(), packing, claims: Claims::default() };
                 self.append(worker, Job::Score, Event::Scores(scores))
             }
             Work::Step { rows } => {

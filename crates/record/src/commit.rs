@@ -1,6 +1,6 @@
 //! What the log says: one commit, one JSON object, one thing that happened.
 
-use crate::{Digest, DrawsKept, PolicyVersion, RecordError, RowSet};
+use crate::{Digest, DrawsKept, Packing, PolicyVersion, RecordError, RowSet};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -213,18 +213,18 @@ pub struct ScoreSet {
     /// ... and at this many entries; 0 keeps no top-k ...
     pub top_k_max: u32,
     /// ... and has no entry less likely than this, but for the first.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub top_k_floor: f64,
     /// Monte-Carlo draws of the sampler a position, m; 0 keeps none.
     pub draws: u32,
     /// Which of them are kept.
-    #[serde(default, skip_serializing_if = "is_all")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub draws_kept: DrawsKept,
     /// The sampler's top-k, cut in the same way; `None` in the log of a program that did not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampler_top_k: Option<SamplerTopK>,
     /// Monte-Carlo draws of the teacher a position; 0 keeps none.
-    #[serde(default, skip_serializing_if = "is_none")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub teacher_draws: u32,
     /// How columns are packed; `plain` is not at all.
     pub codec: String,
@@ -239,20 +239,12 @@ pub struct SamplerTopK {
     /// ... and at this many entries; 0 keeps none ...
     pub max: u32,
     /// ... and it has no entry less likely than this, but for the first.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub floor: f64,
 }
 
-fn is_zero(number: &f64) -> bool {
-    *number == 0.0
-}
-
-fn is_none(count: &u32) -> bool {
-    *count == 0
-}
-
-fn is_all(kept: &DrawsKept) -> bool {
-    *kept == DrawsKept::All
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// A published policy version.
@@ -315,6 +307,9 @@ pub struct ScoreCommit {
     pub score_set: String,
     /// The scores.
     pub object: ObjectRef,
+    /// What packing them gave; `None` where the score set is `plain`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packing: Option<Packing>,
     /// What the writer does next.
     #[serde(default, flatten)]
     pub claims: Claims,

@@ -25,6 +25,14 @@ pub enum RecordError {
         /// What is there.
         found: String,
     },
+    /// A packed column that cannot be read.
+    #[error("column `{column}`: {error}")]
+    Packed {
+        /// The packed column.
+        column: &'static str,
+        /// What is wrong with its bytes.
+        error: codec::DecodeError,
+    },
     /// A digest, id or name that cannot be read.
     #[error("`{text}` is not {expected}")]
     Parse {

@@ -2,6 +2,7 @@
 //!
 //! - [`Sample`] and [`Score`]: what a sampler and a teacher say of one sequence;
 //! - [`RolloutBatch`] and [`ScoredBatch`]: many of them as checked views over Arrow columns, read without a copy;
+//! - [`pack`], [`unpack`]: columns of a batch in few bytes, as it lies in its file;
 //! - [`Commit`]: one entry of the log, whose [`Event`] says what happened;
 //! - [`RowSet`], [`PolicyVersion`], [`Digest`]: what rows, weights and bytes are known by.
 //!
@@ -18,6 +19,7 @@ mod column;
 mod commit;
 mod error;
 mod ids;
+mod packed;
 mod ragged;
 mod rollouts;
 mod row;
@@ -33,6 +35,7 @@ pub use commit::{
 };
 pub use error::RecordError;
 pub use ids::{Digest, PolicyVersion};
+pub use packed::{Codec, Packing, pack, unpack};
 pub use ragged::Ragged;
 pub use rollouts::{NewRollout, Rollout, RolloutBatch, RolloutBatchInfo, rollout_id};
 pub use row::{Draws, DrawsKept, Finish, Sample, Score};

@@ -1,6 +1,6 @@
 //! The Arrow schemas, built from the files in `schemas/`, and the check that a batch follows one.
 
-use crate::RecordError;
+use crate::{RecordError, packed};
 use arrow::{
     array::{RecordBatch, new_null_array},
     datatypes::{DataType, Field, Schema, SchemaRef},
@@ -82,11 +82,12 @@ pub(crate) fn item_field(item: DataType) -> Arc<Field> {
     Arc::new(Field::new("item", item, false))
 }
 
-/// `batch` as a batch of `expected`: one of an earlier version gets the columns it lacks, full of nulls.
+/// `batch` as a batch of `expected`: packed columns are unpacked, and one of an earlier version gets the columns it lacks, full of nulls.
 ///
 /// # Errors
 /// As [`check`].
 pub fn up_to_date(batch: RecordBatch, expected: &Schema) -> Result<RecordBatch, RecordError> {
+    let batch = packed::unpack(batch)?;
     let version = |schema: &Schema| schema.metadata.get(SCHEMA_VERSION).and_then(|text| text.parse::<u32>().ok());
     let found = batch.schema();
     let batch = match (version(&found), version(expected)) {

@@ -30,6 +30,12 @@ const CREDENTIALS: [&str; 5] = [
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     "AWS_SKIP_SIGNATURE",
 ];
+/// Larger objects go to a bucket in parts.
+const LARGE: usize = 64 << 20;
+/// Bytes of a part; a bucket takes 10,000 of them, and none but the last below 5 MiB.
+const PART: usize = 32 << 20;
+/// Parts that are on their way at once.
+const PARTS_AT_ONCE: usize = 4;
 /// How long one request to a bucket may take, weights included.
 const REQUEST: &str = "120 seconds";
 
@@ -128,11 +134,20 @@ impl Backend {
             Ok(Self { prefix: prefix.to_string(), ..Self::over(Arc::new(objects), url) })
         };
         // Later a server may be away for a while; now an address or key that is wrong is better told at once.
-        let (probe, key) = (client(2)?, crate::keys::commit(0));
-        match tokio::time::timeout(REACH, probe.length(&key)).await {
-            Ok(answer) => answer?,
-            Err(_) => return Err(probe.unreachable("read", &key, 1, format!("no answer within {REACH:?}"))),
-        };
+        let (probe, first) = (client(2)?, crate::keys::commit(0));
+        let answer = tokio::time::timeout(REACH, async {
+            probe.length(&first).await?;
+            // An object that is not there is told apart from a bucket that is not there only by a listing.
+            probe.list(crate::keys::SNAPSHOTS).try_next().await
+        });
+        match answer.await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) if error.to_string().contains("NoSuchBucket") => {
+                return Err(address(format!("there is no bucket `{bucket}`; create it first")));
+            }
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(probe.unreachable("read", &first, 1, format!("no answer within {REACH:?}"))),
+        }
         client(RetryConfig::default().max_retries)
     }
 
@@ -162,6 +177,35 @@ impl Backend {
             }
             Err(error) => Err(PutFailure::Unclear(error.to_string())),
         }
+    }
+
+    /// Whether an object goes to the bucket part by part.
+    pub fn is_large(&self, bytes: usize) -> bool {
+        self.local.is_none() && bytes > LARGE
+    }
+
+    /// Puts a large object part by part: what fails is sent again alone, and no request takes long. Nothing is there before all of it
+    /// is. Unlike [`Backend::put_new`] it is not conditional, so it is only for a key that is ours alone.
+    pub async fn put_parts(&self, key: &str, bytes: Bytes) -> Result<(), PutFailure> {
+        let path = self.path(key).map_err(PutFailure::Refused)?;
+        let failure = |error: Error| match would_fail_again(&error) {
+            true => PutFailure::Refused(self.refused("write", key, error.to_string())),
+            false => PutFailure::Unclear(error.to_string()),
+        };
+        let mut upload = self.objects.put_multipart(&path).await.map_err(failure)?;
+        let part = |from: usize| bytes.slice(from..bytes.len().min(from + PART));
+        let parts: Vec<_> = (0..bytes.len()).step_by(PART).map(|from| upload.put_part(part(from).into())).collect();
+        let sent = futures::stream::iter(parts).buffer_unordered(PARTS_AT_ONCE).try_collect::<Vec<()>>().await;
+        let done = match sent {
+            Ok(_) => upload.complete().await.map(drop),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = done {
+            // Parts that stay cost room until the bucket's own rules delete them; there is nothing else to do about it.
+            let _ = upload.abort().await;
+            return Err(failure(error));
+        }
+        Ok(())
     }
 
     /// The object's bytes; `None` if there is no such object.

@@ -4,7 +4,7 @@ use crate::{Key, Result, Store, StoreError, ipc};
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use bytes::Bytes;
 use record::{
-    ObjectRef, PolicyVersion, RecordError, RolloutBatch, ScoredBatch,
+    Codec, ObjectRef, Packing, PolicyVersion, RecordError, RolloutBatch, ScoredBatch,
     schema::{self, ROLLOUTS, SCORES, STEPS},
 };
 
@@ -24,6 +24,36 @@ impl Store {
     /// As [`Store::put`].
     pub async fn put_scores(&self, score_set: &str, batch: &str, scored: &ScoredBatch) -> Result<ObjectRef> {
         self.put_columns(Key::scores(score_set, batch), scored.scores().clone()).await
+    }
+
+    /// Stores a batch of rollouts with its draws and its sampler's top-k packed; ids are below `vocabulary`.
+    ///
+    /// # Errors
+    /// As [`Store::put`]; [`StoreError::Invalid`] with the first entry that `codec` refuses.
+    pub async fn put_packed_rollouts(
+        &self,
+        batch: &str,
+        rollouts: &RolloutBatch,
+        codec: Codec,
+        vocabulary: u32,
+    ) -> Result<(ObjectRef, Packing)> {
+        let key = Key::rollouts(rollouts.policy_version(), batch);
+        self.put_packed(key, rollouts.as_record_batch().clone(), codec, vocabulary).await
+    }
+
+    /// Stores the scores of a batch with the teacher's top-k and draws packed; ids are below `vocabulary`.
+    ///
+    /// # Errors
+    /// As [`Store::put_packed_rollouts`].
+    pub async fn put_packed_scores(
+        &self,
+        score_set: &str,
+        batch: &str,
+        scored: &ScoredBatch,
+        codec: Codec,
+        vocabulary: u32,
+    ) -> Result<(ObjectRef, Packing)> {
+        self.put_packed(Key::scores(score_set, batch), scored.scores().clone(), codec, vocabulary).await
     }
 
     /// Stores what the learner saw in a step; `rows` is from [`record::encode_step`].
@@ -87,6 +117,20 @@ impl Store {
         let key = scores.key.clone();
         let zip = move || ScoredBatch::zip(rollouts, columns).map_err(|reason| StoreError::Invalid { key, reason });
         self.blocking(&scores.key, zip).await
+    }
+
+    async fn put_packed(
+        &self,
+        key: Key,
+        batch: RecordBatch,
+        codec: Codec,
+        vocabulary: u32,
+    ) -> Result<(ObjectRef, Packing)> {
+        let name = key.as_str().to_string();
+        let pack =
+            move || record::pack(&batch, codec, vocabulary).map_err(|reason| StoreError::Invalid { key: name, reason });
+        let (batch, packing) = self.blocking(key.as_str(), pack).await?;
+        Ok((self.put_columns(key, batch).await?, packing))
     }
 
     async fn put_columns(&self, key: Key, batch: RecordBatch) -> Result<ObjectRef> {

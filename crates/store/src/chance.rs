@@ -1,5 +1,6 @@
 //! The store's only chance and its only wall clock: unique ids, jitter, time stamps.
 
+use crate::simulated;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -23,6 +24,9 @@ pub fn unique_id() -> String {
 /// Milliseconds since 1970 by this machine's clock. For people: nothing depends on clocks that agree.
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn now_ms() -> i64 {
+    if let Some(now) = simulated::wrong_now_ms() {
+        return now;
+    }
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
@@ -36,7 +40,10 @@ pub(crate) fn backoff(attempt: u32) -> Duration {
     jittered(Duration::from_millis(50 << attempt.min(6)).min(Duration::from_secs(2)))
 }
 
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
+    if let Some(random) = simulated::random() {
+        return random;
+    }
     // Without randomness no id is unique, and a store that goes on may overwrite: there is nothing safe left to do.
     getrandom::u64().expect("the operating system gives randomness")
 }

@@ -26,6 +26,16 @@ pub enum StoreError {
         /// The store.
         url: String,
     },
+    /// Something else is kept there.
+    #[error(
+        "`{url}` holds something else and no run: there is `{key}`\nhint: give the run a folder or prefix of its own"
+    )]
+    Occupied {
+        /// The address.
+        url: String,
+        /// An object that is no part of a store.
+        key: String,
+    },
     /// The store belongs to a run with another identity.
     #[error(
         "the store `{url}` belongs to another run: its {what} is {store}, the pipeline's is {pipeline}\n\

@@ -1,10 +1,10 @@
 //! Following a log: fold what is new, and append what a plan says.
 
-use crate::{Landed, Result, Snapshot, Store, chance::jittered, history};
+use crate::{Landed, Result, Snapshot, Store, chance::jittered, clock, history};
 use record::{Commit, Event, Work};
 use std::{
     collections::{HashMap, VecDeque},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// The most commits that are kept for [`Follower::take_new`].
@@ -17,13 +17,13 @@ pub struct Follower {
     snapshot: Snapshot,
     new: VecDeque<Commit>,
     /// When a commit of each worker was last seen, by this observer's own monotonic clock.
-    seen: HashMap<String, Instant>,
-    since: Instant,
+    seen: HashMap<String, Duration>,
+    since: Duration,
 }
 
 impl Follower {
     pub(crate) fn new(store: Store, snapshot: Snapshot) -> Self {
-        Self { store, snapshot, new: VecDeque::new(), seen: HashMap::new(), since: Instant::now() }
+        Self { store, snapshot, new: VecDeque::new(), seen: HashMap::new(), since: clock::now() }
     }
 
     /// The state after the last commit seen.
@@ -52,7 +52,7 @@ impl Follower {
     /// # Errors
     /// As [`Follower::refresh`].
     pub async fn wait(&mut self) -> Result<bool> {
-        tokio::time::sleep(jittered(self.store.options().poll)).await;
+        clock::sleep(jittered(self.store.options().poll)).await;
         self.refresh().await
     }
 
@@ -63,7 +63,7 @@ impl Follower {
 
     /// For how long this observer has seen no commit of `worker`. A claim lapses by this, so no clocks need to agree.
     pub fn silent_for(&self, worker: &str) -> Duration {
-        self.seen.get(worker).unwrap_or(&self.since).elapsed()
+        clock::now().saturating_sub(*self.seen.get(worker).unwrap_or(&self.since))
     }
 
     /// Appends what `plan` wants. It is asked anew after every commit that came first, always with the state that its
@@ -119,7 +119,7 @@ impl Follower {
     }
 
     fn note(&mut self, commit: Commit) {
-        self.seen.insert(commit.work.worker.clone(), Instant::now());
+        self.seen.insert(commit.work.worker.clone(), clock::now());
         if self.new.len() == NEW {
             self.new.pop_front();
         }

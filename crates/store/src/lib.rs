@@ -40,6 +40,7 @@
 mod backend;
 mod batches;
 mod chance;
+mod clock;
 mod durable;
 mod error;
 mod follower;
@@ -50,6 +51,8 @@ mod log;
 mod object;
 mod options;
 mod selection;
+#[doc(hidden)]
+pub mod simulated;
 mod snapshot;
 mod store;
 mod stream;

@@ -4,7 +4,7 @@ use crate::{
     Result, Store, StoreError,
     backend::PutFailure,
     chance::{backoff, now_ms, unique_id},
-    keys,
+    clock, keys,
 };
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -72,26 +72,26 @@ impl Store {
         let mut attempt = 0;
         loop {
             let put = self.backend().put_new(&key, json.clone());
-            let mut reason = match tokio::time::timeout(timeout, put).await {
-                Ok(Ok(())) => return Ok(Landed::Mine),
-                Ok(Err(PutFailure::Refused(error))) => return Err(error),
-                Ok(Err(PutFailure::Exists)) => "the backend says it exists, yet it cannot be read".into(),
-                Ok(Err(PutFailure::Unclear(reason))) => reason,
-                Err(_) => format!("no answer within {timeout:?}"),
+            let mut reason = match clock::timeout(timeout, put).await {
+                Some(Ok(())) => return Ok(Landed::Mine),
+                Some(Err(PutFailure::Refused(error))) => return Err(error),
+                Some(Err(PutFailure::Exists)) => "the backend says it exists, yet it cannot be read".into(),
+                Some(Err(PutFailure::Unclear(reason))) => reason,
+                None => format!("no answer within {timeout:?}"),
             };
-            match tokio::time::timeout(timeout, self.entry(commit.seq)).await {
-                Ok(Ok(Some(there))) if there.commit.id == commit.id => return Ok(Landed::Mine),
-                Ok(Ok(Some(there))) => return Ok(Landed::Other(Box::new(there.commit))),
-                Ok(Ok(None)) => {}
-                Ok(Err(StoreError::Unreachable { reason: why, .. })) => reason = why,
-                Ok(Err(error)) => return Err(error),
-                Err(_) => reason = format!("no answer within {timeout:?}"),
+            match clock::timeout(timeout, self.entry(commit.seq)).await {
+                Some(Ok(Some(there))) if there.commit.id == commit.id => return Ok(Landed::Mine),
+                Some(Ok(Some(there))) => return Ok(Landed::Other(Box::new(there.commit))),
+                Some(Ok(None)) => {}
+                Some(Err(StoreError::Unreachable { reason: why, .. })) => reason = why,
+                Some(Err(error)) => return Err(error),
+                None => reason = format!("no answer within {timeout:?}"),
             }
             attempt += 1;
             if attempt >= attempts {
                 return Err(self.backend().unreachable("write", &key, attempts, reason));
             }
-            tokio::time::sleep(backoff(attempt)).await;
+            clock::sleep(backoff(attempt)).await;
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Immutable objects: put once to a unique key, read back whole and verified.
 
-use crate::{Key, Result, Store, StoreError, backend::PutFailure, chance::backoff, keys::Kind};
+use crate::{Key, Result, Store, StoreError, backend::PutFailure, chance::backoff, clock, keys::Kind};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use memmap2::Mmap;
@@ -49,7 +49,11 @@ impl Store {
         let (backend, attempts) = (self.backend(), self.options().attempts);
         let mut attempt = 0;
         loop {
-            let reason = match backend.put_new(&object.key, bytes.clone()).await {
+            let put = match backend.is_large(bytes.len()) {
+                true => backend.put_parts(&object.key, bytes.clone()).await,
+                false => backend.put_new(&object.key, bytes.clone()).await,
+            };
+            let reason = match put {
                 Ok(()) => return Ok(()),
                 // The key is ours alone, or made of the content: what is there is this object, put before.
                 Err(PutFailure::Exists) => return self.get(object).await.map(drop),
@@ -63,7 +67,7 @@ impl Store {
             if attempt >= attempts {
                 return Err(backend.unreachable("write", &object.key, attempts, reason));
             }
-            tokio::time::sleep(backoff(attempt)).await;
+            clock::sleep(backoff(attempt)).await;
         }
     }
 

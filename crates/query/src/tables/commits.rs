@@ -2,7 +2,7 @@
 
 use crate::{columns::Columns, log::Log};
 use arrow::{array::RecordBatch, error::ArrowError};
-use record::Commit;
+use record::{Commit, Event, Packing};
 
 pub(super) fn commits(_: &Log, commits: &[Commit]) -> Result<RecordBatch, ArrowError> {
     let each = || commits.iter();
@@ -19,6 +19,24 @@ pub(super) fn commits(_: &Log, commits: &[Commit]) -> Result<RecordBatch, ArrowE
         .real("busy_s", "Seconds spent working.", each().map(|c| c.work.busy_s))
         .real("waited_s", "Seconds spent waiting before it, for input or for room.", each().map(|c| c.work.waited_s))
         .int("tokens", "Tokens sampled, scored or trained.", each().map(|c| c.work.tokens))
+        .maybe_real(
+            "packed_bytes",
+            "Bytes of what a score commit packed; null where nothing was.",
+            packed(commits, |p| p.bytes as f64),
+        )
+        .maybe_real("packed_entries", "Entries in them.", packed(commits, |p| p.entries as f64))
+        .maybe_real(
+            "codec_kl",
+            "Mean KL of what was scored from what will be read, over positions with a top-k; nats.",
+            packed(commits, |p| p.kl),
+        )
         .text("json", "The whole commit as JSON.", json.iter())
         .into_batch("One row is one commit: one entry of the log.")
+}
+
+fn packed(commits: &[Commit], of: impl Fn(&Packing) -> f64) -> impl Iterator<Item = Option<f64>> {
+    commits.iter().map(move |commit| match &commit.event {
+        Event::Scores(scores) => scores.packing.as_ref().map(&of),
+        _ => None,
+    })
 }

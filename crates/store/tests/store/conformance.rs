@@ -10,6 +10,7 @@ use store::{Key, Kind, StoreError};
 
 on_every_backend!(
     objects_read_back,
+    a_large_object_reads_back,
     unique_keys_are_never_overwritten,
     files_are_stored_once,
     what_was_not_committed_is_not_given,
@@ -30,6 +31,19 @@ async fn objects_read_back(bed: Bed) {
         store.delete(&object.key).await.unwrap();
         assert!(matches!(store.get(&object).await, Err(StoreError::Missing { .. })));
     }
+}
+
+/// Above 64 MiB a bucket gets an object in parts.
+async fn a_large_object_reads_back(bed: Bed) {
+    let store = bed.open().await;
+    let bytes: Vec<u8> = (0..(64 << 20) + 12_345_u32).map(|i| (i.wrapping_mul(0x9e37_79b1) >> 24) as u8).collect();
+    let object = store.put(Key::weights(PolicyVersion(1)), bytes.clone()).await.unwrap();
+    assert_eq!((object.bytes, object.digest), (bytes.len() as u64, Digest::of(&bytes)));
+    assert!(bed.open().await.get(&object).await.unwrap() == bytes);
+    let listed = store.usage().await.unwrap();
+    assert_eq!((listed[&Kind::Policies].objects, listed.len()), (1, 1), "parts are not objects");
+    store.delete(&object.key).await.unwrap();
+    assert!(matches!(store.get(&object).await, Err(StoreError::Missing { .. })));
 }
 
 async fn unique_keys_are_never_overwritten(bed: Bed) {

@@ -1,12 +1,12 @@
 //! A lost acknowledgement is not a conflict, and an error is not a failure: nothing is ever committed twice.
 
-use crate::{
-    faulty::{Fault, Faulty},
-    material::*,
-};
+use crate::material::*;
 use proptest::prelude::*;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use store::{Follower, Key, Store, StoreError, StoreOptions};
+use store::{
+    Follower, Key, Store, StoreError, StoreOptions,
+    simulated::{Fault, Faulty},
+};
 
 fn options() -> StoreOptions {
     let timeout = Duration::from_millis(20);
@@ -22,8 +22,8 @@ async fn faulty() -> (Arc<Faulty>, Store, Follower) {
 
 #[tokio::test]
 async fn each_fault_of_a_commit_ends_in_one_commit() {
-    use Fault::{After, AfterAsExists, Before, BeforeAsExists, Hang, Late};
-    for fault in [Before, After, AfterAsExists, BeforeAsExists, Hang, Late] {
+    use Fault::{After, AfterAsExists, Before, BeforeAsExists, Hang, Late, Twice};
+    for fault in [Before, After, AfterAsExists, BeforeAsExists, Hang, Late, Twice] {
         let (objects, store, mut follower) = faulty().await;
         objects.fail([fault]);
         let commit = follower.append(work("w"), |_| Some(note("once".into()))).await.unwrap().unwrap();
@@ -111,7 +111,7 @@ async fn catching_up_asks_for_each_commit_about_once_and_a_poll_for_one() {
 fn fault() -> impl Strategy<Value = Fault> {
     use Fault::*;
     prop_oneof![4 => Just(None), 1 => Just(Before), 2 => Just(After), 2 => Just(AfterAsExists), 1 => Just(BeforeAsExists),
-        1 => Just(Late)]
+        1 => Just(Late), 1 => Just(Twice)]
 }
 
 proptest! {

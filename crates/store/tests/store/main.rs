@@ -13,7 +13,6 @@ mod conformance;
 mod damage;
 mod documents;
 mod faults;
-mod faulty;
 mod history;
 mod material;
 mod races;

@@ -167,7 +167,8 @@ pub async fn score(follower: &mut Follower, unit: u64) -> ObjectRef {
     let scored = scored(store.get_rollouts(&rollouts).await.unwrap());
     let object = store.put_scores(SET, &batch, &scored).await.unwrap();
     let claims = Claims::default();
-    let event = Event::Scores(ScoreCommit { batch, score_set: SET.into(), object: object.clone(), claims });
+    let event =
+        Event::Scores(ScoreCommit { batch, score_set: SET.into(), object: object.clone(), packing: None, claims });
     follower.append(work("score-0"), |_| Some(event.clone())).await.unwrap().unwrap();
     object
 }

@@ -2,7 +2,6 @@
 
 use crate::{
     bed::{Bed, on_every_backend},
-    faulty::Faulty,
     material::*,
 };
 use futures::StreamExt;
@@ -11,7 +10,7 @@ use std::{
     collections::BTreeSet,
     sync::{Arc, atomic::Ordering},
 };
-use store::{Follower, Scored, Selection, Staleness, Store, StoreError, StoreOptions, Versions};
+use store::{Follower, Scored, Selection, Staleness, Store, StoreError, StoreOptions, Versions, simulated::Faulty};
 
 on_every_backend!(the_stream_is_in_the_order_rows_are_taken, a_damaged_batch_does_not_stop_the_others);
 

@@ -1,0 +1,281 @@
+//! The jobs of a run that is simulated over a real store: their loops, plans and commits, with a line of text for each row where
+//! the real ones have tensors.
+
+use super::{
+    SET, Shape,
+    audit::{Audit, Ledger},
+    teacher,
+};
+use crate::{
+    events,
+    plan::{self, Learn, Next, Rollout, Score, Serves},
+};
+use record::{
+    BatchId, BatchRows, Claims, Commit, Digest, Event, Job, ObjectRef, Policy, PolicyVersion, RolloutCommit,
+    ScoreCommit, StepCommit, UnitRows, Work,
+};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    time::Duration,
+};
+use store::{
+    Follower, Key, Result, Snapshot, Store, StoreError,
+    simulated::{below, pause},
+};
+
+/// How long a worker may be silent before its claims may be taken over: less than a request that hangs, so that this happens.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A job at work.
+pub struct At {
+    pub shape: Shape,
+    pub store: Store,
+    pub job: Job,
+    pub number: u32,
+    pub audit: Rc<RefCell<Audit>>,
+}
+
+/// A job and its place in the log.
+struct Working {
+    at: At,
+    follower: Follower,
+    worker: String,
+    ledger: Ledger,
+}
+
+/// A life of a job: ends well when the run does, or where another learner has taken over.
+pub async fn live(at: At) -> Result<()> {
+    let worker = format!("{}-{}", at.job.as_str(), at.number);
+    let ledger = Ledger::of(store::unique_id());
+    if at.job == Job::Run {
+        let run = at.audit.borrow().run.clone();
+        return at.store.create(run, work(&worker, at.job, &ledger)).await.map(drop);
+    }
+    let follower = at.store.follow().await?;
+    let working = Working { at, follower, worker, ledger };
+    match working.at.job {
+        Job::Rollout => rollout(working).await,
+        Job::Score => score(working).await,
+        _ => learn(working).await,
+    }
+}
+
+fn work(worker: &str, job: Job, ledger: &Ledger) -> Work {
+    let (worker, incarnation) = (worker.to_string(), ledger.incarnation.clone());
+    Work { worker, incarnation, job, started: 0, busy_s: 0.0, waited_s: 0.0, tokens: 0 }
+}
+
+impl Working {
+    fn now(&self) -> &Snapshot {
+        self.follower.snapshot()
+    }
+
+    /// As a real job's: by its own clock alone.
+    fn lapsed(&self) -> BTreeSet<String> {
+        let silent = |worker: &&String| **worker != self.worker && self.follower.silent_for(worker) > CLAIM_TIMEOUT;
+        self.now().workers.keys().filter(silent).cloned().collect()
+    }
+
+    async fn append(&mut self, plan: impl FnMut(&Snapshot) -> Option<Event>) -> Result<Option<Commit>> {
+        let commit = self.follower.append(work(&self.worker, self.at.job, &self.ledger), plan).await?;
+        self.ledger.commits += u64::from(commit.is_some());
+        self.at.audit.borrow_mut().compare(&self.ledger);
+        Ok(commit)
+    }
+}
+
+/// Time that work takes.
+async fn busy(most_ms: u64) {
+    pause(Duration::from_millis(below(most_ms))).await;
+}
+
+async fn rollout(mut job: Working) -> Result<()> {
+    let (shape, worker) = (job.at.shape, job.worker.clone());
+    let pace = shape.pace;
+    loop {
+        job.follower.refresh().await?;
+        let lapsed = job.lapsed();
+        let is_lapsed = |worker: &str| lapsed.contains(worker);
+        match plan::rollout(job.now(), &worker, pace, &is_lapsed) {
+            Next::Done => return Ok(()),
+            Next::Wait => drop(job.follower.wait().await?),
+            Next::Do(Rollout::Claim(_)) => {
+                job.append(|now| events::claim_rows(now, &worker, pace, &is_lapsed)).await?;
+            }
+            Next::Do(Rollout::Sample(of)) => {
+                let policy = pace.sampling_version(job.now());
+                let weights = job.now().policies[&policy].weights.clone();
+                let weights = job.at.store.get(&weights).await?;
+                busy(3_000).await;
+                let teachers: Vec<String> = (0..shape.teachers).map(teacher).collect();
+                let parts = plan::parts(&of, |row| &teachers[(row % shape.teachers) as usize]);
+                let last = parts.len() - 1;
+                for (i, (teacher_id, of)) in parts.into_iter().enumerate() {
+                    let batch = format!("u{:08}-{}", of.unit, store::unique_id());
+                    let object = job.at.store.put(Key::rollouts(policy, &batch), sampled(&weights, &of)).await?;
+                    job.follower.refresh().await?;
+                    let lapsed = job.lapsed();
+                    let claims = Claims::default();
+                    let batch =
+                        RolloutCommit { batch, of, policy_version: policy, teacher_id, object, tokens: 1, claims };
+                    let is_lapsed = |worker: &str| lapsed.contains(worker);
+                    job.append(|now| events::rollouts(now, &batch, pace, &is_lapsed, i == last)).await?;
+                }
+            }
+        }
+    }
+}
+
+async fn score(mut job: Working) -> Result<()> {
+    let (serves, worker) = (job.at.shape.serves(job.at.number), job.worker.clone());
+    loop {
+        job.follower.refresh().await?;
+        let lapsed = job.lapsed();
+        let is_lapsed = |worker: &str| lapsed.contains(worker);
+        match plan::score(job.now(), &worker, &serves, &is_lapsed) {
+            Next::Done => return Ok(()),
+            Next::Wait => drop(job.follower.wait().await?),
+            Next::Do(Score::Claim(_)) => {
+                job.append(|now| events::claim_batch(now, &worker, &serves, &is_lapsed)).await?;
+            }
+            Next::Do(Score::Score(id)) => deliver_scores(&mut job, id, &serves).await?,
+        }
+    }
+}
+
+async fn deliver_scores(job: &mut Working, id: BatchId, serves: &Serves) -> Result<()> {
+    let batch = job.now().batches[&id].clone();
+    let rollouts = match job.at.store.get(&batch.object).await {
+        Ok(rollouts) => rollouts,
+        Err(error) if error.is_of_one_object() => {
+            return job.append(|now| events::damaged(now, &id)).await.map(drop);
+        }
+        Err(error) => return Err(error),
+    };
+    busy(1_500).await;
+    let scores: Vec<String> = lines(&rollouts).map(|row| format!("{} of {row}\n", batch.teacher_id)).collect();
+    let object = job.at.store.put(Key::scores(SET, &id), scores.concat()).await?;
+    job.follower.refresh().await?;
+    let lapsed = job.lapsed();
+    let scores = ScoreCommit { batch: id, score_set: SET.into(), object, packing: None, claims: Claims::default() };
+    job.append(|now| events::scores(now, &scores, serves, &|worker| lapsed.contains(worker), true)).await?;
+    Ok(())
+}
+
+async fn learn(mut job: Working) -> Result<()> {
+    let pace = job.at.shape.pace;
+    let (mut version, mut weights) = resume(&job).await?;
+    loop {
+        job.follower.refresh().await?;
+        if events::is_fenced(job.now(), version, &job.ledger.incarnation) {
+            return Ok(());
+        }
+        match plan::learn(job.now(), SET, pace) {
+            Next::Done => return Ok(()),
+            Next::Wait => drop(job.follower.wait().await?),
+            Next::Do(Learn::Drop(_) | Learn::Finish(_)) => {
+                job.append(|now| events::end_rows(now, SET, pace)).await?;
+            }
+            Next::Do(Learn::Step(batches)) => {
+                let consumed: Vec<BatchRows> =
+                    batches.into_iter().map(|of| BatchRows { batch: of.batch, rows: of.rows }).collect();
+                match read(&job, &consumed).await? {
+                    Err(damaged) => drop(job.append(|now| events::damaged(now, &damaged)).await?),
+                    Ok(rows) => {
+                        busy(1_000).await;
+                        let trained = train(&weights, &rows);
+                        let step = store_step(&job, version.0 + 1, consumed, &trained).await?;
+                        let made = job.append(|now| events::step(now, &step)).await?;
+                        if events::is_fenced(job.now(), version, &job.ledger.incarnation) {
+                            return Ok(());
+                        }
+                        (version, weights) = match made {
+                            Some(_) => (PolicyVersion(step.step), trained),
+                            None => resume(&job).await?,
+                        };
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The weights as the log left them, from the last checkpoint and the steps recorded since.
+async fn resume(job: &Working) -> Result<(PolicyVersion, Vec<u8>)> {
+    let now = job.now();
+    let mut weights = job.at.store.get(&now.policies[&now.checkpoint].weights).await?.to_vec();
+    for step in &now.steps_after_checkpoint {
+        match read(job, &step.consumed).await? {
+            Ok(rows) => weights = train(&weights, &rows),
+            Err(batch) => {
+                // A job that cannot resume ends, and is started again.
+                let object = &now.batches[&batch].object;
+                let (expected, found) = (object.digest.to_string(), "another".to_string());
+                return Err(StoreError::Corrupt { key: object.key.clone(), expected, found });
+            }
+        }
+        if Digest::of(&weights) != step.weights_digest {
+            job.at.audit.borrow_mut().fail(format!("step {} executed again gives other weights", step.step));
+        }
+    }
+    Ok((now.version, weights))
+}
+
+/// What a step's rows say, or the batch that is damaged.
+async fn read(job: &Working, consumed: &[BatchRows]) -> Result<Result<String, BatchId>> {
+    let mut rows = String::new();
+    for BatchRows { batch, rows: selected } in consumed {
+        let state = &job.now().batches[batch];
+        for object in [&state.object, &state.scores[SET]] {
+            match job.at.store.get(object).await {
+                Ok(bytes) => {
+                    rows += &selected.iter().filter_map(|row| lines(&bytes).nth(row as usize)).collect::<String>()
+                }
+                Err(error) if error.is_of_one_object() => return Ok(Err(batch.clone())),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(Ok(rows))
+}
+
+async fn store_step(job: &Working, step: u64, consumed: Vec<BatchRows>, weights: &[u8]) -> Result<StepCommit> {
+    let (store, shape, version) = (&job.at.store, job.at.shape, PolicyVersion(step));
+    let put = async |key: Key| -> Result<ObjectRef> { store.put(key, weights.to_vec()).await };
+    let (is_published, is_checkpoint) = shape.keeps(step);
+    let policy = match is_published {
+        true => Some(Policy { version, weights: put(Key::weights(version)).await? }),
+        false => None,
+    };
+    let moments = if is_checkpoint { Some(put(Key::moments(version)).await?) } else { None };
+    Ok(StepCommit {
+        step,
+        consumed,
+        dropped: Vec::new(),
+        score_set: SET.into(),
+        record: put(Key::step(step)).await?,
+        weights_digest: Digest::of(weights),
+        policy,
+        moments,
+        settings: serde_json::Value::Null,
+        metrics: BTreeMap::new(),
+    })
+}
+
+/// What `weights` say of rows: nothing but what they are of, so that the same rows come out of it however often.
+pub fn sampled(weights: &[u8], of: &UnitRows) -> String {
+    let weights = Digest::of(weights);
+    of.rows.iter().map(|row| format!("{}.{row} by {}\n", of.unit, weights.short())).collect()
+}
+
+/// Weights after a step on rows: a function of all there ever was in them.
+pub fn train(weights: &[u8], rows: &str) -> Vec<u8> {
+    Digest::of(&[weights, rows.as_bytes()].concat()).to_string().into_bytes()
+}
+
+/// The lines of an object's text.
+pub fn lines(bytes: &[u8]) -> impl Iterator<Item = &str> {
+    std::str::from_utf8(bytes).unwrap_or_default().lines()
+}

@@ -12,6 +12,7 @@
 //! - [`hybrid`]: draws of the tail, and of the teacher: stored, learned from, refused where they are not enough;
 //! - [`prompts`]: what is asked, from chats, templates and Parquet, and how its answers are counted;
 //! - [`proxy`]: a bucket behind a network that loses answers;
+//! - [`queries`]: the page of queries names what there is, and each of them has an answer;
 //! - [`run`]: the closed loop, synchronous and not, stopped and gone on with;
 //! - [`s3`]: the same in a bucket, with the same weights;
 //! - [`screen`]: what people see;
@@ -30,6 +31,7 @@ mod golden;
 mod hybrid;
 mod prompts;
 mod proxy;
+mod queries;
 mod run;
 mod s3;
 mod screen;

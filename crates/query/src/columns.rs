@@ -65,6 +65,19 @@ impl Columns {
         self.put(name, text, true, Arc::new(values.collect::<Float64Array>()))
     }
 
+    /// Integers, some of which are not known.
+    pub fn maybe_int(self, name: &str, text: &str, values: impl Iterator<Item = Option<u64>>) -> Self {
+        let values = values.map(|value| value.map(|value| value as i64));
+        self.put(name, text, true, Arc::new(values.collect::<Int64Array>()))
+    }
+
+    /// Text, some of which is not known.
+    pub fn maybe_text<S: AsRef<str>>(self, name: &str, text: &str, values: impl Iterator<Item = Option<S>>) -> Self {
+        let mut builder = StringBuilder::new();
+        values.for_each(|value| builder.append_option(value));
+        self.put(name, text, true, Arc::new(builder.finish()))
+    }
+
     /// Truths.
     pub fn flag(self, name: &str, text: &str, values: impl Iterator<Item = bool>) -> Self {
         self.put(name, text, false, Arc::new(BooleanArray::from(values.collect::<Vec<_>>())))

@@ -59,6 +59,14 @@ pub enum QueryError {
         /// What the object holds.
         found: String,
     },
+    /// A function needs what the store does not hold.
+    #[error("{function} needs {lacks}")]
+    Lacks {
+        /// The function.
+        function: &'static str,
+        /// What it needs, and what the store has.
+        lacks: String,
+    },
     /// The store could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -5,10 +5,11 @@
 //! - [`write()`] and [`render()`] put an answer into a [`Format`];
 //! - [`QueryError`] says what to do where there is no answer.
 //!
-//! `commits`, `steps`, `metrics`, `consumed`, `dropped`, `policies`, `evals` and `eval_metrics` are made of the log alone.
-//! `rollouts`, `scores`, `scored` and `step_records` lie in objects, which are opened one after another while the query
-//! runs: a filter on `policy_version`, `batch`, `unit`, `score_set`, `teacher_id` or `step` decides by the log which ones
-//! are, and a question that the log can answer opens none.
+//! `commits`, `work`, `objects`, `steps`, `metrics`, `consumed`, `dropped`, `policies`, `evals` and `eval_metrics` are made
+//! of the log alone. `rollouts`, `scores`, `scored`, `step_records` and `tokens` lie in objects, which are opened one after
+//! another while the query runs: a filter on `policy_version`, `batch`, `unit`, `score_set`, `teacher_id`, `step` or
+//! `staleness` decides by the log which ones are, and a question that the log can answer opens none. The views
+//! `throughput`, `staleness` and `budgets` are SQL over them; `show tables` says of each what it holds.
 //!
 //! One invariant: nothing here changes a store, and memory does not grow with it, but for the log itself.
 //!
@@ -26,10 +27,13 @@
 mod answer;
 mod cell;
 mod columns;
+mod describe;
 mod error;
+mod functions;
 mod hint;
 mod log;
 mod log_scan;
+mod object_scan;
 mod parts;
 mod reader;
 mod render;
@@ -37,6 +41,9 @@ mod scan;
 mod session;
 mod table;
 mod tables;
+mod tokenizer;
+mod tokens;
+mod views;
 
 pub use answer::Answer;
 pub use error::{QueryError, Result};

@@ -13,6 +13,7 @@ pub(crate) struct Log {
     commits: Vec<Commit>,
     delivered: HashMap<BatchId, usize>,
     retired: BTreeSet<PolicyVersion>,
+    retired_moments: BTreeSet<PolicyVersion>,
     counted_evals: HashSet<u64>,
 }
 
@@ -29,6 +30,7 @@ impl Log {
             commits: Vec::new(),
             delivered: HashMap::new(),
             retired: BTreeSet::new(),
+            retired_moments: BTreeSet::new(),
             counted_evals: HashSet::new(),
         };
         let mut evaluated = HashSet::new();
@@ -37,7 +39,10 @@ impl Log {
                 Event::Rollouts(rollouts) => {
                     log.delivered.insert(rollouts.batch.clone(), i);
                 }
-                Event::Retire { policies, .. } => log.retired.extend(policies),
+                Event::Retire { policies, moments } => {
+                    log.retired.extend(policies);
+                    log.retired_moments.extend(moments);
+                }
                 Event::Eval(eval) if evaluated.insert((eval.eval_set.as_str(), eval.policy_version)) => {
                     log.counted_evals.insert(commit.seq);
                 }
@@ -66,6 +71,16 @@ impl Log {
     /// Whether the weights of `version` were given up.
     pub fn is_retired(&self, version: PolicyVersion) -> bool {
         self.retired.contains(&version)
+    }
+
+    /// Whether the moments at `version` were given up.
+    pub fn moments_are_retired(&self, version: PolicyVersion) -> bool {
+        self.retired_moments.contains(&version)
+    }
+
+    /// The run's identity.
+    pub fn run(&self) -> &Run {
+        &self.run
     }
 
     /// Whether the evaluation of commit `seq` is the first of its eval set and version.

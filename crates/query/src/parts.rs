@@ -3,6 +3,7 @@
 use crate::{
     columns::{comment, field},
     log::{Log, step_of},
+    tokens::{TokenRows, tokens},
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
@@ -23,12 +24,12 @@ pub(crate) struct ObjectTable {
     pub parts: Vec<Part>,
 }
 
-/// The rows of one batch or one step record.
+/// The rows of one batch or one step record, or the positions of some of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Part {
     /// The values of the table's `known` columns.
     pub known: Vec<ScalarValue>,
-    /// How many rows the log says it has.
+    /// How many rows the log says the batch or step record has.
     pub rows: usize,
     /// The batch; none for a step record.
     pub batch: Option<String>,
@@ -43,6 +44,7 @@ pub(crate) enum Source {
     Scores(ObjectRef),
     Scored { rollouts: ObjectRef, scores: ObjectRef },
     StepRecord(ObjectRef),
+    Tokens(TokenRows),
 }
 
 impl Source {
@@ -51,13 +53,30 @@ impl Source {
         match self {
             Source::Rollouts(object) | Source::Scores(object) | Source::StepRecord(object) => &object.key,
             Source::Scored { scores, .. } => &scores.key,
+            Source::Tokens(of) => &of.rollouts.key,
+        }
+    }
+}
+
+impl Part {
+    /// The keys of the objects that have to be opened for the columns of `schema`; `known` are those the log tells.
+    pub fn opens(&self, schema: &Schema, known: &Schema) -> Vec<&str> {
+        let told = |name: &str| {
+            known.field_with_name(name).is_ok() || (self.batch.is_some() && matches!(name, "row" | "rollout_id"))
+        };
+        let all_told = schema.fields().iter().all(|field| told(field.name()));
+        match &self.source {
+            Source::Tokens(of) => of.opens(schema),
+            _ if all_told => vec![],
+            Source::Rollouts(object) | Source::Scores(object) | Source::StepRecord(object) => vec![&object.key],
+            Source::Scored { rollouts, scores } => vec![&rollouts.key, &scores.key],
         }
     }
 }
 
 /// Every table of objects.
-pub(crate) fn object_tables(log: &Log) -> [ObjectTable; 4] {
-    [rollouts(log), scores(log), scored(log), step_records(log)]
+pub(crate) fn object_tables(log: &Log) -> [ObjectTable; 5] {
+    [rollouts(log), scores(log), scored(log), step_records(log), tokens(log)]
 }
 
 fn batch_field() -> Field {
@@ -143,21 +162,21 @@ fn step_records(log: &Log) -> ObjectTable {
     table("step_records", doc(&STEPS), fields(&STEPS), &["step"], parts.collect())
 }
 
-fn scorings(log: &Log) -> impl Iterator<Item = (&ScoreCommit, &RolloutCommit)> {
+pub(crate) fn scorings(log: &Log) -> impl Iterator<Item = (&ScoreCommit, &RolloutCommit)> {
     log.commits().iter().filter_map(|commit| match &commit.event {
         Event::Scores(scores) => Some((scores, log.delivered(&scores.batch))),
         _ => None,
     })
 }
 
-fn text(value: &str) -> ScalarValue {
+pub(crate) fn text(value: &str) -> ScalarValue {
     ScalarValue::Utf8(Some(value.into()))
 }
 
-fn int(value: u64) -> ScalarValue {
+pub(crate) fn int(value: u64) -> ScalarValue {
     ScalarValue::Int64(Some(value as i64))
 }
 
-fn version(of: &RolloutCommit) -> ScalarValue {
+pub(crate) fn version(of: &RolloutCommit) -> ScalarValue {
     int(of.policy_version.0)
 }

@@ -3,6 +3,7 @@
 use crate::{
     QueryError, Result,
     parts::{Part, Source},
+    tokenizer::RunTokenizer,
 };
 use arrow::{
     array::{ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, StringArray},
@@ -19,15 +20,19 @@ use store::Store;
 pub(crate) struct Opener {
     pub store: Store,
     pub opened: Arc<AtomicU64>,
+    pub tokenizer: Arc<RunTokenizer>,
 }
 
 impl Opener {
     /// The columns of `schema` for the rows of `part`; `known` names the columns whose value `part` brings along.
     pub async fn read(self, part: Part, schema: SchemaRef, known: SchemaRef) -> Result<RecordBatch> {
+        if let Source::Tokens(of) = &part.source {
+            return of.read(&self, &part, schema, &known).await;
+        }
         let told = schema.fields().iter().map(|field| told_by_the_log(&part, field, &known));
         let mut columns = told.collect::<Result<Vec<_>>>()?;
         if columns.iter().any(Option::is_none) {
-            self.opened.fetch_add(1, Ordering::Relaxed);
+            self.count();
             let halves = self.open(&part.source).await?;
             if let Some(half) = halves.iter().find(|half| half.num_rows() != part.rows) {
                 return Err(unfit(&part, format!("{} rows", part.rows), half.num_rows().to_string()));
@@ -43,8 +48,13 @@ impl Opener {
         Ok(RecordBatch::try_new_with_options(schema.clone(), found.collect::<Result<_>>()?, &options)?)
     }
 
+    /// Counts a batch or step record that is opened.
+    pub fn count(&self) {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The rows of `source`: one batch, or two whose rows lie side by side.
-    async fn open(&self, source: &Source) -> Result<Vec<RecordBatch>> {
+    pub async fn open(&self, source: &Source) -> Result<Vec<RecordBatch>> {
         Ok(match source {
             Source::Rollouts(object) => vec![self.store.get_rollouts(object).await?.as_record_batch().clone()],
             Source::Scores(object) => vec![self.store.get_scores(object).await?],
@@ -53,11 +63,13 @@ impl Opener {
                 vec![scored.rollouts().as_record_batch().clone(), scored.scores().clone()]
             }
             Source::StepRecord(object) => vec![self.store.get_step_record(object).await?],
+            // Its reader opens what it wants as the sources above.
+            Source::Tokens(_) => vec![],
         })
     }
 }
 
-fn unfit(part: &Part, expected: String, found: String) -> QueryError {
+pub(crate) fn unfit(part: &Part, expected: String, found: String) -> QueryError {
     QueryError::Rows { key: part.source.key().into(), expected, found }
 }
 

@@ -2,12 +2,13 @@
 //! one after another while the answer is read.
 
 use crate::{
+    object_scan::ObjectScan,
     parts::{ObjectTable, Part},
     reader::Opener,
 };
 use arrow::{
     array::{Array, AsArray, RecordBatch},
-    datatypes::SchemaRef,
+    datatypes::{Schema, SchemaRef},
 };
 use async_trait::async_trait;
 use datafusion::{
@@ -23,7 +24,7 @@ use datafusion::{
     },
 };
 use futures::{StreamExt, TryStreamExt, stream};
-use std::{fmt, sync::Arc};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 /// Objects opened at once by one partition: the next is fetched while one is worked on.
 const PREFETCH: usize = 2;
@@ -45,6 +46,12 @@ impl ObjectProvider {
         let columns = filter.column_refs();
         let known = columns.iter().all(|column| self.table.known.field_with_name(column.name()).is_ok());
         known && !columns.is_empty() && !filter.is_volatile()
+    }
+
+    /// How many objects hold the columns of `schema` for `parts`.
+    fn objects(&self, parts: &[Part], schema: &Schema) -> usize {
+        let keys = parts.iter().flat_map(|part| part.opens(schema, &self.table.known));
+        keys.collect::<HashSet<_>>().len()
     }
 
     /// The parts that may hold rows that pass `filters`.
@@ -110,7 +117,9 @@ impl TableProvider for ObjectProvider {
                 Share { schema: schema.clone(), known: self.table.known.clone(), parts, opener: self.opener.clone() };
             Arc::new(share) as Arc<dyn PartitionStream>
         });
-        Ok(Arc::new(StreamingTableExec::try_new(schema.clone(), partitions.collect(), None, [], false, limit)?))
+        let scan = StreamingTableExec::try_new(schema.clone(), partitions.collect(), None, [], false, limit)?;
+        let (opens, of) = (self.objects(&parts, &schema), self.objects(&self.table.parts, &self.table.schema));
+        Ok(Arc::new(ObjectScan { scan, table: self.table.name, opens, of }))
     }
 }
 

@@ -1,12 +1,13 @@
 //! One store at one commit, ready for questions.
 
 use crate::{
-    Answer, QueryError, Result, hint::did_you_mean, log::Log, log_scan::LogProvider, parts::object_tables,
-    reader::Opener, scan::ObjectProvider, tables::LOG_TABLES,
+    Answer, QueryError, Result, describe, functions, hint::did_you_mean, log::Log, log_scan::LogProvider,
+    parts::object_tables, reader::Opener, scan::ObjectProvider, tables::LOG_TABLES, tokenizer::RunTokenizer,
+    views::VIEWS,
 };
-use arrow::datatypes::SchemaRef;
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use datafusion::{
-    catalog::TableProvider,
+    catalog::{TableProvider, view::ViewTable},
     error::DataFusionError,
     execution::{
         memory_pool::{FairSpillPool, TrackConsumersPool},
@@ -39,7 +40,7 @@ const BATCH_ROWS: usize = 512;
 pub struct Session {
     context: SessionContext,
     schemas: BTreeMap<&'static str, SchemaRef>,
-    opened: Arc<AtomicU64>,
+    opener: Opener,
 }
 
 /// Reads the log of `store` up to commit `at`, or all of it, and lays its tables out. No batch is opened.
@@ -57,11 +58,11 @@ pub async fn open(store: &Store, at: Option<u64>) -> Result<Session> {
 /// As [`open`].
 pub async fn open_within(store: &Store, at: Option<u64>, memory: usize) -> Result<Session> {
     let commits = store.history(at).await?;
-    Session::new(Log::new(commits)?, store.clone(), memory)
+    Session::new(Log::new(commits)?, store.clone(), memory).await
 }
 
 impl Session {
-    fn new(log: Log, store: Store, memory: usize) -> Result<Self> {
+    async fn new(log: Log, store: Store, memory: usize) -> Result<Self> {
         let failed = |error: DataFusionError| QueryError::Run(error.to_string());
         // Naming the consumers makes "out of memory" say who needs it.
         let top = const { NonZeroUsize::new(3).expect("3 is not 0") };
@@ -75,8 +76,14 @@ impl Session {
             .with_information_schema(true)
             .with_default_catalog_and_schema("opd", "store");
         let context = SessionContext::new_with_config_rt(config, runtime);
-        let opened = Arc::new(AtomicU64::new(0));
-        let opener = Opener { store, opened: opened.clone() };
+        let tokenizer = Arc::new(RunTokenizer::new(log.run().student_tokenizer.clone()));
+        for function in functions::scalar_functions(&log, tokenizer.clone()) {
+            context.register_udf(function);
+        }
+        for function in functions::aggregates() {
+            context.register_udaf(function);
+        }
+        let opener = Opener { store, opened: Arc::new(AtomicU64::new(0)), tokenizer };
         let mut schemas = BTreeMap::new();
         let mut add = |name: &'static str, provider: Arc<dyn TableProvider>| {
             schemas.insert(name, provider.schema());
@@ -89,7 +96,13 @@ impl Session {
         for table in LOG_TABLES {
             add(table.name, Arc::new(LogProvider::new(table, log.clone()).map_err(failed)?))?;
         }
-        Ok(Self { context, schemas, opened })
+        for view in VIEWS {
+            let plan = context.state().create_logical_plan(view.sql).await.map_err(failed)?;
+            let table = Arc::new(ViewTable::new(plan, Some(view.sql.into())));
+            schemas.insert(view.name, view.described(&table.schema()));
+            context.register_table(view.name, table).map_err(failed)?;
+        }
+        Ok(Self { context, schemas, opener })
     }
 
     /// The tables by name; table and column metadata `comment` says what each holds.
@@ -99,7 +112,7 @@ impl Session {
 
     /// How many batches and step records the queries of this session have opened so far.
     pub fn objects_opened(&self) -> u64 {
-        self.opened.load(Ordering::Relaxed)
+        self.opener.opened.load(Ordering::Relaxed)
     }
 
     /// Asks one question. Rows are computed as the answer is read.
@@ -118,12 +131,47 @@ impl Session {
                 return Err(QueryError::Table { name: table.table().into(), hint });
             }
         }
+        if let Some(described) = self.described(&statement) {
+            return self.answer(described?).await;
+        }
+        // A text that merely mentions the function reads the tokenizer in vain.
+        if statement.to_string().to_lowercase().contains("detokenize") {
+            self.opener.tokenizer.load(&self.opener.store).await?;
+        }
+        let is_explain = is_explain(&statement);
         let plan = state.statement_to_plan(statement).await.map_err(|error| self.explain(&error))?;
         let only_reads = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         only_reads.verify_plan(&plan).map_err(|error| self.explain(&error))?;
         let frame = self.context.execute_logical_plan(plan).await.map_err(|error| self.explain(&error))?;
         let stream = frame.execute_stream().await.map_err(|error| self.explain(&error))?;
-        Ok(Answer::new(stream))
+        let answer = Answer::new(stream);
+        match is_explain {
+            true => self.answer(describe::plan_lines(&answer.collect().await?)?).await,
+            false => Ok(answer),
+        }
+    }
+
+    /// The answer to `describe TABLE`, `show tables` and `show functions`, with the sentences of what is there.
+    fn described(&self, statement: &Statement) -> Option<Result<RecordBatch>> {
+        use ast::Statement::{ExplainTable, ShowFunctions, ShowTables};
+        let Statement::Statement(statement) = statement else { return None };
+        let batch = match statement.as_ref() {
+            ExplainTable { table_name, .. } => {
+                let name = table_name.to_string().to_lowercase();
+                describe::columns(self.schemas.get(name.trim_matches('"'))?)
+            }
+            ShowTables { show_options, .. } if show_options.filter_position.is_none() => {
+                describe::tables(self.tables())
+            }
+            ShowFunctions { filter: None } => describe::functions(),
+            _ => return None,
+        };
+        Some(batch.map_err(QueryError::from))
+    }
+
+    async fn answer(&self, batch: RecordBatch) -> Result<Answer> {
+        let frame = self.context.read_batch(batch).map_err(|error| self.explain(&error))?;
+        Ok(Answer::new(frame.execute_stream().await.map_err(|error| self.explain(&error))?))
     }
 
     /// Puts an error of planning into words of the store's own tables.
@@ -152,6 +200,14 @@ fn only_one(mut statements: VecDeque<Statement>) -> Result<Statement> {
     match (statements.pop_front(), statements.len()) {
         (Some(statement), 0) => Ok(statement),
         (first, more) => Err(QueryError::OneStatement { found: more + usize::from(first.is_some()) }),
+    }
+}
+
+fn is_explain(statement: &Statement) -> bool {
+    match statement {
+        Statement::Explain(_) => true,
+        Statement::Statement(statement) => matches!(statement.as_ref(), ast::Statement::Explain { .. }),
+        _ => false,
     }
 }
 

@@ -1,4 +1,4 @@
-//! A table for people: columns side by side where they fit, else one value a line.
+//! A table for people: columns side by side where they fit, else one value a line. Sentences are wrapped, not cut.
 
 use crate::cell::short;
 use arrow::{array::RecordBatch, datatypes::Schema, error::ArrowError};
@@ -7,6 +7,8 @@ use arrow::{array::RecordBatch, datatypes::Schema, error::ArrowError};
 const LONGEST: usize = 60;
 /// The shortest a column is made to fit the line.
 const SHORTEST: usize = 12;
+/// Columns that hold a sentence or a line of a plan: wrapped where they are the last.
+const SENTENCES: [&str; 2] = ["comment", "plan"];
 
 /// Rows as short texts.
 pub(crate) struct Table {
@@ -32,7 +34,10 @@ impl Table {
     /// Appends rows.
     pub fn push(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {
         for row in 0..batch.num_rows() {
-            let cells = batch.columns().iter().map(|column| Ok(cut(&tidy(&short(column, row, LONGEST)?), LONGEST)));
+            let cells = batch.columns().iter().zip(&self.names).map(|(column, name)| {
+                let cell = tidy(&short(column, row, LONGEST)?);
+                Ok(if is_sentence(name) { cell } else { cut(&cell, LONGEST) })
+            });
             self.rows.push(cells.collect::<Result<_, ArrowError>>()?);
         }
         Ok(())
@@ -63,7 +68,18 @@ impl Table {
     fn side_by_side(&self, widths: &[usize]) -> String {
         let mut out = self.line(widths, &self.names);
         out += &self.line(widths, &widths.iter().map(|width| "-".repeat(*width)).collect::<Vec<_>>());
-        self.rows.iter().for_each(|row| out += &self.line(widths, row));
+        for row in &self.rows {
+            let Some((last, others)) =
+                row.split_last().filter(|_| self.names.last().is_some_and(|name| is_sentence(name)))
+            else {
+                out += &self.line(widths, row);
+                continue;
+            };
+            for (i, part) in wrapped(last, widths[others.len()]).into_iter().enumerate() {
+                let beside = if i == 0 { others.to_vec() } else { vec![String::new(); others.len()] };
+                out += &self.line(widths, &[beside, vec![part]].concat());
+            }
+        }
         out
     }
 
@@ -90,6 +106,24 @@ impl Table {
         }
         out
     }
+}
+
+fn is_sentence(name: &str) -> bool {
+    SENTENCES.contains(&name)
+}
+
+/// `text` in lines of at most `width` characters, broken between words; a word that is longer stands alone.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let (indent, words) = text.split_at(text.len() - text.trim_start().len());
+    let mut lines = vec![indent.to_string()];
+    for word in words.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.trim().is_empty() => line.push_str(word),
+            Some(line) if chars(line) + 1 + chars(word) <= width => *line += &format!(" {word}"),
+            _ => lines.push(word.into()),
+        }
+    }
+    lines
 }
 
 fn chars(text: &str) -> usize {
@@ -148,6 +182,19 @@ mod tests {
             assert!(text.contains("   7  u0\\n-abc"), "{text}");
             assert!(text.contains("…") && text.contains("0.333333") && text.contains("null"), "{text}");
         }
+    }
+
+    #[test]
+    fn a_sentence_is_wrapped() {
+        let texts = |text: &str| Arc::new(StringArray::from(vec![text, "b"])) as _;
+        let batch =
+            RecordBatch::try_from_iter([("name", texts("a")), ("comment", texts(&"word ".repeat(20)))]).unwrap();
+        let mut table = Table::new(&batch.schema(), 40);
+        table.push(&batch).unwrap();
+        let text = table.render();
+        assert_eq!(text.matches("word").count(), 20, "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 40), "{text}");
+        assert!(text.contains("\na     word") && text.contains("\n      word"), "{text}");
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The tables made of the log alone. Each is a pure function from some commits to columns.
 
 mod commits;
+mod objects;
 mod policies;
 mod rows;
 mod steps;
+mod work;
 
 use crate::log::Log;
 use arrow::{array::RecordBatch, error::ArrowError};
@@ -18,8 +20,10 @@ pub(crate) struct LogTable {
 }
 
 /// Every table of the log.
-pub(crate) const LOG_TABLES: [LogTable; 8] = [
+pub(crate) const LOG_TABLES: [LogTable; 10] = [
     LogTable { name: "commits", rows: commits::commits },
+    LogTable { name: "work", rows: work::work },
+    LogTable { name: "objects", rows: objects::objects },
     LogTable { name: "steps", rows: steps::steps },
     LogTable { name: "metrics", rows: steps::metrics },
     LogTable { name: "consumed", rows: rows::consumed },

@@ -11,6 +11,10 @@ use record::{
 use std::collections::BTreeMap;
 use store::{Follower, Store};
 
+/// Responses are of the tokens 10 to 13.
+const TOKENIZER: &str = r#"{"decoder": {"type": "ByteLevel"}, "added_tokens": [{"id": 13, "content": "<eos>"}],
+    "model": {"vocab": {"Ġone": 10, "two": 11, "Ċ": 12}}}"#;
+
 /// The answer as CSV.
 pub async fn ask(session: &Session, sql: &str) -> Result<String, QueryError> {
     query::render(session.run(sql).await?, Format::Csv).await
@@ -99,12 +103,12 @@ fn drop_of(unit: u64, rows: std::ops::Range<u32>, reason: DropReason, reissue: b
     Dropped { of: rows_of(unit, rows), reason, reissue }
 }
 
-async fn identity(store: &Store) -> Run {
+async fn identity(store: &Store, top_k_max: u32, draws: u32) -> Run {
     let set = ScoreSet {
         top_k_mass: 0.99,
-        top_k_max: 2,
+        top_k_max,
         top_k_floor: 0.0,
-        draws: 1,
+        draws,
         draws_kept: record::DrawsKept::All,
         sampler_top_k: None,
         teacher_draws: 0,
@@ -120,7 +124,7 @@ async fn identity(store: &Store) -> Run {
         units: Units { prompts: 2, samples: 2 },
         score_sets: BTreeMap::from([("a".to_string(), set.clone()), ("b".to_string(), set)]),
         student_config: store.put_file("config.json", "{}").await.unwrap(),
-        student_tokenizer: store.put_file("tokenizer.json", "{}").await.unwrap(),
+        student_tokenizer: store.put_file("tokenizer.json", TOKENIZER).await.unwrap(),
         student_files: BTreeMap::new(),
         policy: Policy { version: PolicyVersion(0), weights: store.put_policy(PolicyVersion(0), "w0").await.unwrap() },
     }
@@ -203,9 +207,24 @@ pub async fn run(store: &Store) {
     append(&mut log, "learn", Job::Learn, 0, Event::Finish { dropped }).await; // 16
 }
 
+/// A run with one scored batch whose score sets keep neither top-k nor draws.
+pub async fn without_top_k_and_draws(store: &Store) {
+    let mut log = claimed(store, identity(store, 0, 0).await).await;
+    sample(store, &mut log, 0, 0, 4).await;
+    score(store, &mut log, 0, 0, "a").await;
+    score(store, &mut log, 0, 0, "b").await;
+    let first = step(store, 1, vec![rows_of(0, 0..4)], &[0; 4]).await;
+    append(&mut log, "learn", Job::Learn, 8, Event::Step(Box::new(first))).await;
+}
+
 /// A run whose units are claimed.
 pub async fn start(store: &Store) -> Follower {
-    let mut log = store.create(identity(store).await, work("run", Job::Run, 0)).await.unwrap();
+    let run = identity(store, 2, 1).await;
+    claimed(store, run).await
+}
+
+async fn claimed(store: &Store, run: Run) -> Follower {
+    let mut log = store.create(run, work("run", Job::Run, 0)).await.unwrap();
     let whole = |unit| UnitRows { unit, rows: RowSet::first(4) };
     let claims = Claims { units: (0..3).map(whole).collect(), batches: vec![] };
     append(&mut log, "rollout-0", Job::Rollout, 0, Event::Claim(claims)).await;

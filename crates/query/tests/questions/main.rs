@@ -3,6 +3,7 @@
 //! - [`fixture`]: the run, made through the store's own API
 //! - [`log`]: tables of the log, and `--at`
 //! - [`objects`]: tables of objects: rows, pruning, damage
+//! - [`tokens`]: one row a position, the functions over it, and the views
 //! - [`refusals`]: what is refused, and what misspelt names get
 //! - [`formats`]: table, csv, json
 
@@ -11,3 +12,4 @@ mod formats;
 mod log;
 mod objects;
 mod refusals;
+mod tokens;

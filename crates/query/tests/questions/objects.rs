@@ -167,13 +167,15 @@ async fn a_run_without_steps_has_empty_tables() {
     for (table, _) in session.tables() {
         let rows = match table {
             "commits" => 2,
+            "work" => 2,
             "policies" => 1,
+            "objects" => 3,
             _ => 0,
         };
         let answer = ask(&session, &format!("select * from {table}")).await.unwrap();
         assert_eq!(answer.lines().count(), rows + 1, "{table}");
     }
-    assert_eq!(session.tables().count(), 12);
+    assert_eq!(session.tables().count(), 18);
 }
 
 #[tokio::test]

@@ -60,7 +60,10 @@ async fn misspelt_names_get_the_nearest() {
         ("select * from rolouts", "no table `rolouts`\nhint: did you mean `rollouts`?"),
         ("select * from store.scorse", "no table `scorse`\nhint: did you mean `scores`?"),
         ("select * from (select * from consume) c", "did you mean `consumed`?"),
-        ("select * from elephants", "hint: tables: commits, consumed, dropped, eval_metrics, evals, metrics"),
+        (
+            "select * from elephants",
+            "hint: tables: budgets, commits, consumed, dropped, eval_metrics, evals, metrics, objects",
+        ),
         ("select polcy_version from rollouts", "no column `polcy_version`\nhint: did you mean `policy_version`?"),
         ("select stale from consumed", "did you mean `staleness`?"),
         ("select s.stp from steps s", "did you mean `step`?"),
@@ -88,7 +91,13 @@ async fn what_cannot_be_read_is_said_plainly() {
     }
     let with = "with s as (select step, loss from steps) select max(loss) as m from s";
     assert_eq!(ask(&session, with).await.unwrap(), "m\n0.75\n");
-    assert!(ask(&session, "show tables").await.unwrap().contains("opd,store,rollouts,BASE TABLE"));
-    assert!(ask(&session, "describe consumed").await.unwrap().contains("staleness,Int64,NO"));
+    let tables = ask(&session, "show tables").await.unwrap();
+    assert!(tables.contains("\nconsumed,\"One row is one rollout that one step trained on,"), "{tables}");
+    let columns = ask(&session, "describe consumed").await.unwrap();
+    assert!(columns.contains("\nstaleness,int64,no,Policy versions the learner was ahead"), "{columns}");
+    let columns = ask(&session, "describe scored").await.unwrap();
+    assert!(columns.contains("\nteacher_entropy,list<float32>,yes,"), "{columns}");
+    let functions = ask(&session, "show functions").await.unwrap();
+    assert!(functions.contains("\n\"teacher_mass(teacher_top_logprobs, k)\",The mass"), "{functions}");
     assert!(ask(&session, "explain select * from rollouts where policy_version = 1").await.is_ok());
 }

@@ -1,0 +1,72 @@
+//! `objects`: one row is one object that a commit names.
+
+use crate::{columns::Columns, log::Log};
+use arrow::{array::RecordBatch, error::ArrowError};
+use record::{Commit, Event, ObjectRef, PolicyVersion, Run, StepCommit};
+
+/// An object and what its commit says of it.
+struct Named<'a> {
+    seq: u64,
+    kind: &'static str,
+    object: &'a ObjectRef,
+    score_set: Option<&'a str>,
+    version: Option<PolicyVersion>,
+}
+
+pub(super) fn objects(log: &Log, commits: &[Commit]) -> Result<RecordBatch, ArrowError> {
+    let named: Vec<Named> = commits.iter().flat_map(|commit| named_by(log, commit)).collect();
+    let each = || named.iter();
+    let codec = |of: &Named| log.run().score_sets.get(of.score_set?).map(|set| set.codec.clone());
+    let retired = |of: &Named| match (of.kind, of.version) {
+        ("policy", Some(version)) => log.is_retired(version),
+        ("moments", Some(version)) => log.moments_are_retired(version),
+        _ => false,
+    };
+    Columns::new()
+        .text("key", "Where it lies in the store.", each().map(|of| &of.object.key))
+        .text(
+            "kind",
+            "What it is: rollouts, scores, step_record, policy, moments, config, tokenizer, student_file.",
+            each().map(|of| of.kind),
+        )
+        .int("bytes", "Its length.", each().map(|of| of.object.bytes))
+        .text("digest", "Its SHA-256.", each().map(|of| of.object.digest.to_string()))
+        .maybe_text("score_set", "The score set of scores; null for others.", each().map(|of| of.score_set))
+        .maybe_text("codec", "How the columns of scores are packed; null for others.", each().map(codec))
+        .maybe_int(
+            "policy_version",
+            "The policy version that it holds, that sampled it or that its step made; null where there is none.",
+            each().map(|of| of.version.map(|version| version.0)),
+        )
+        .int("seq", "The commit that names it.", each().map(|of| of.seq))
+        .flag("retired", "Whether it is given up: it may be deleted.", each().map(retired))
+        .into_batch("One row is one object that a commit names.")
+}
+
+fn named_by<'a>(log: &'a Log, commit: &'a Commit) -> Vec<Named<'a>> {
+    let of = |kind, object, version| Named { seq: commit.seq, kind, object, score_set: None, version };
+    match &commit.event {
+        Event::Run(run) => of_run(run).into_iter().map(|(kind, object, version)| of(kind, object, version)).collect(),
+        Event::Rollouts(rollouts) => vec![of("rollouts", &rollouts.object, Some(rollouts.policy_version))],
+        Event::Scores(scores) => {
+            let version = log.delivered(&scores.batch).policy_version;
+            vec![Named { score_set: Some(&scores.score_set), ..of("scores", &scores.object, Some(version)) }]
+        }
+        Event::Step(step) => {
+            of_step(step).map(|(kind, object)| of(kind, object, Some(PolicyVersion(step.step)))).collect()
+        }
+        _ => vec![],
+    }
+}
+
+fn of_run(run: &Run) -> Vec<(&'static str, &ObjectRef, Option<PolicyVersion>)> {
+    let mut named = vec![("config", &run.student_config, None), ("tokenizer", &run.student_tokenizer, None)];
+    named.extend(run.student_files.values().map(|file| ("student_file", file, None)));
+    named.push(("policy", &run.policy.weights, Some(run.policy.version)));
+    named
+}
+
+fn of_step(step: &StepCommit) -> impl Iterator<Item = (&'static str, &ObjectRef)> {
+    let policy = step.policy.as_ref().map(|policy| ("policy", &policy.weights));
+    std::iter::once(("step_record", &step.record)).chain(policy).chain(step.moments.as_ref().map(|of| ("moments", of)))
+}

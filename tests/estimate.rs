@@ -116,3 +116,55 @@ fn what_cannot_be_asked_is_said() {
     small.write_model("teacher", 9, 24);
     refused(&small, &[], &["teacher `teacher`", "whose config and weights have", "the run's had", "--teacher DIR"]);
 }
+
+#[test]
+fn parameters_are_compared_with_the_exact_gradient() {
+    let small = Small::new();
+    // Of policies only the first and the newest are kept: samplers are not needed.
+    succeeded(&small.run(&["learn.max_staleness=1", "score.top_k_max=4096", "score.top_k_mass=1.0"]));
+    let output = ask(&small, &["--parameters", "--positions", "60", "--format", "csv"]);
+    succeeded(&output);
+    let (csv, said) = (text(&output.stdout), text(&output.stderr));
+    let mut lines = csv.lines();
+    assert_eq!(lines.next(), Some("estimator,k,m,staleness,relative_error,cosine"));
+    let rows: Vec<Vec<&str>> = lines.map(|line| line.split(',').collect()).collect();
+    let number = |row: &[&str], i: usize| row[i].parse::<f64>().unwrap();
+    assert!(rows.iter().all(|row| row.len() == 6 && (1..6).all(|i| number(row, i).is_finite())), "{csv}");
+    let staleness: BTreeSet<&str> = rows.iter().map(|row| row[3]).collect();
+    assert!(staleness.len() > 1, "by staleness: {csv}");
+    let of = |name: &str| rows.iter().filter(|row| row[0] == name).collect::<Vec<_>>();
+    // The teacher's list has every id: exact against itself.
+    for row in of("forward_kl").into_iter().chain(of("reverse_kl_teacher_top_k")) {
+        assert!(number(row, 4) < 1e-2 && (number(row, 5) - 1.0).abs() < 1e-4, "{row:?}");
+    }
+    for (name, k, m) in [("reverse_kl_mc", "0", "4"), ("reverse_kl_mc/m2po", "0", "4"), ("reverse_kl_hybrid", "4", "4")]
+    {
+        let of = of(name);
+        assert!(of.len() == staleness.len() && of.iter().all(|row| row[1..3] == [k, m]), "{name}: {csv}");
+        assert!(of.iter().all(|row| number(row, 5) < 0.9999), "{name}: {of:?}");
+    }
+    assert!(of("forward_kl_mc/teacher").is_empty() && said.contains("left out: `forward_kl_mc/teacher`"), "{said}");
+    assert!(said.contains("teacher_draw_ids"), "{said}");
+    let table = ask(&small, &["--parameters", "--positions", "8", "--where", "policy_version = 0"]);
+    succeeded(&table);
+    let table = text(&table.stdout);
+    assert!(table.contains("staleness 4, 8 positions") && table.contains("relative error"), "{table}");
+
+    refused(&small, &["--parameters", "--budget", "60"], &["--parameters", "--budget"]);
+    small.write_model("other", 9, 24);
+    let other = small.path("other").display().to_string();
+    refused(&small, &["--parameters", "--teacher", &other], &["teacher `teacher`", "the run's had", "--teacher DIR"]);
+}
+
+#[test]
+fn parameters_have_one_teacher() {
+    let small = Small::new().with_two_teachers();
+    succeeded(&small.run(&[]));
+    refused(
+        &small,
+        &["--parameters"],
+        &["--parameters: the rows have 2 teachers", "`second`", "--where \"teacher_id = 'second'\""],
+    );
+    let of_one = ask(&small, &["--parameters", "--positions", "20", "--where", "teacher_id = 'second'"]);
+    succeeded(&of_one);
+}

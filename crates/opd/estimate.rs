@@ -2,6 +2,7 @@
 
 mod budget;
 mod models;
+mod parameters;
 mod plot;
 mod rows;
 mod table;
@@ -17,7 +18,7 @@ use clap::{Args, ValueEnum};
 use learner::estimate::{Budgets, Chosen, Cost, Lists, Networks, Study, over_positions};
 use model::{Transformer, chance};
 use record::PolicyVersion;
-use rows::Row;
+use rows::{Row, Wanted};
 use std::path::PathBuf;
 use store::{Snapshot, Store, StoreOptions};
 
@@ -56,6 +57,9 @@ pub struct EstimateArgs {
     /// Find the cache of least variance for `reverse_kl_hybrid` under this many bytes a token, instead of listing estimators.
     #[arg(long, value_name = "BYTES", value_parser = positive, conflicts_with_all = ["plot", "top_k", "draws"])]
     budget: Option<f64>,
+    /// The gradient in the parameters, from the draws and lists that are stored, instead of that in the logits over all draws.
+    #[arg(long, conflicts_with_all = ["plot", "top_k", "draws", "bytes", "budget"])]
+    parameters: bool,
 }
 
 /// What a cached entry costs.
@@ -108,10 +112,17 @@ pub async fn run(args: EstimateArgs) -> Result<()> {
     let version = export_policy::find(&store, &now, wanted).await?.version;
     let loader = PolicyLoader::open(&store, &now, "cpu").await?;
     let teachers = models::Teachers::new(&now, args.teacher.as_deref(), loader.tokenizer())?;
-    let rows = rows::choose(&store, &now, version, args.condition.as_deref(), args.positions as usize).await?;
-    teachers.check(&rows).await?;
+    let wanted =
+        Wanted { condition: args.condition.as_deref(), count: args.positions as usize, whole: args.parameters };
+    let rows = rows::choose(&store, &now, version, wanted).await?;
 
     let mut work = Work { store, now, version, loader, teachers };
+    if args.parameters {
+        let (lines, staleness) = work.in_parameters(rows).await?;
+        let seen = Seen { args: &args, run: &work.now.run.pipeline, version, staleness: &staleness };
+        return show(&parameters::render(&lines, &seen));
+    }
+    work.teachers.check(&rows).await?;
     let (study, staleness) = work.look(study(&work.now, &args), rows).await?;
     let seen = Seen { args: &args, run: &work.now.run.pipeline, version, staleness: &staleness };
     let text = match args.budget {

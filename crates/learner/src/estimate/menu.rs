@@ -2,7 +2,7 @@
 
 use super::distributions::Target;
 use crate::estimator::{
-    Advantage, Baseline, Clip, Correction, DecoupledPpo, DrawnFrom, Estimator, ForwardKl, ForwardKlMc, Head, Jsd,
+    Advantage, Baseline, Clip, Correction, DecoupledPpo, DrawnFrom, Estimator, ForwardKl, ForwardKlMc, Head, Jsd, M2po,
     ReverseKlHybrid, ReverseKlMc, ReverseKlStudentTopK, ReverseKlTeacherTopK, SkewedKl, Support, Tail, TopKOf, TopKPpo,
 };
 
@@ -93,4 +93,11 @@ pub(super) fn menu() -> Vec<Subject> {
     add("top_k_ppo", ppo(current), Reverse);
     add("top_k_ppo/rollout", ppo(Advantage::Rollout), Reverse);
     menu
+}
+
+/// `m2po`, whose margins are those of a minibatch.
+pub(super) fn m2po() -> Subject {
+    let correction = Correction::M2po(M2po { budget: 0.04 });
+    let rule = Box::new(ReverseKlMc { draws: ANY, advantage: Advantage::Current, correction });
+    Subject { name: "reverse_kl_mc/m2po", rule, target: Target::ReverseKl, way: Way::Draws }
 }

@@ -42,6 +42,7 @@ fn csv_has_every_estimator_and_budget_by_staleness() {
     for (name, k, m) in [
         ("reverse_kl_mc", "0", "4"),
         ("reverse_kl_mc/constant_baseline", "0", "1"),
+        ("reverse_kl_mc/m2po", "0", "4"),
         ("forward_kl", "8", "0"),
         ("reverse_kl_student_top_k", "4", "0"),
         ("reverse_kl_hybrid", "2", "4"),
@@ -73,6 +74,7 @@ fn a_budget_gives_lines_that_a_run_takes() {
     let said = text(&output.stdout);
     let sets: Vec<&str> = said.lines().filter(|line| line.contains(" = ") && line.contains('.')).take(6).collect();
     assert!(sets.iter().any(|set| set.starts_with("rollout.top_k_floor")) && said.contains("to be expected"), "{said}");
+    assert!(said.contains("instead: variance"), "{said}");
     std::fs::remove_dir_all(small.path("store")).unwrap();
     succeeded(&small.command("run", &sets).arg("--dry-run").output().unwrap());
     assert!(said.contains("tenth 10") && said.contains("reverse_kl_student_top_k"), "{said}");
@@ -167,4 +169,14 @@ fn parameters_have_one_teacher() {
     );
     let of_one = ask(&small, &["--parameters", "--positions", "20", "--where", "teacher_id = 'second'"]);
     succeeded(&of_one);
+}
+
+#[test]
+fn a_store_without_the_samplers_top_k_is_asked_about_the_rest() {
+    let small = Small::new();
+    succeeded(&small.run(&["rollout.top_k_max=0", "learn.steps=2"]));
+    let output = ask(&small, &["--format", "csv", "--positions", "8"]);
+    succeeded(&output);
+    let csv = text(&output.stdout);
+    assert!(csv.contains("reverse_kl_mc,0,4,") && !csv.contains("reverse_kl_student_top_k"), "{csv}");
 }

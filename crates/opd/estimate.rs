@@ -19,7 +19,7 @@ use learner::estimate::{Budgets, Chosen, Cost, Lists, Networks, Study, over_posi
 use model::{Transformer, chance};
 use record::PolicyVersion;
 use rows::{Row, Wanted};
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 use store::{Snapshot, Store, StoreOptions};
 
 /// What is asked.
@@ -175,37 +175,51 @@ struct Work {
 }
 
 impl Work {
-    /// Looks at all rows; the staleness of each position comes with it. Networks travel to the working thread and back.
+    /// Looks at all rows; the staleness of each position comes with it.
     async fn look(&mut self, mut study: Study, mut rows: Vec<Row>) -> Result<(Study, Vec<u64>)> {
-        let mut staleness = Vec::new();
+        rows.sort_by(|a, b| (&a.teacher, a.version, a.seed).cmp(&(&b.teacher, b.version, b.seed)));
+        let of = |row: &Row| std::iter::repeat_n(self.version.staleness_of(row.version), row.positions.len());
+        let staleness = rows.iter().flat_map(of).collect();
+        let rows: Vec<Arc<Row>> = rows.into_iter().map(Arc::new).collect();
+        if study.asks_twice() {
+            study = self.go_through(study, &rows, Pass::Prepare).await?;
+        }
+        Ok((self.go_through(study, &rows, Pass::Add).await?, staleness))
+    }
+
+    /// Goes through all rows once. Networks travel to the working thread and back.
+    async fn go_through(&mut self, mut study: Study, rows: &[Arc<Row>], pass: Pass) -> Result<Study> {
         let mut student = self.load(self.version, None).await?.network;
         let mut sampler: Option<Student> = None;
         let line = progress::Line::new("estimate");
         let (total, seed) = (rows.iter().map(|row| row.positions.len()).sum::<usize>(), self.now.run.seed);
-        rows.sort_by(|a, b| (&a.teacher, a.version, a.seed).cmp(&(&b.teacher, b.version, b.seed)));
         let mut teacher: Option<(String, Transformer)> = None;
-        for row in rows {
+        let mut seen = 0;
+        for row in rows.iter().cloned() {
             if teacher.as_ref().is_none_or(|(id, _)| *id != row.teacher) {
                 teacher = Some((row.teacher.clone(), self.teachers.load(&row.teacher).await?));
             }
             if row.version != self.version && sampler.as_ref().is_none_or(|held| held.version != row.version) {
                 sampler = Some(self.load(row.version, sampler.take()).await?);
             }
-            staleness.extend(row.positions.iter().map(|_| self.version.0 - row.version.0));
-            let stale = row.version != self.version;
+            seen += row.positions.len();
+            let (stale, staleness) = (row.version != self.version, self.version.staleness_of(row.version));
             let (held, taken) = (teacher.take(), sampler.take());
             (study, student, teacher, sampler) = off_thread(move || {
                 if let Some((_, teacher)) = &held {
                     let sampler = taken.as_ref().filter(|_| stale).map(|held| &held.network);
-                    look(&mut study, Networks { student: &student, teacher, sampler }, &row, seed)?;
+                    look(&mut study, Networks { student: &student, teacher, sampler }, &row, staleness, seed, pass)?;
                 }
                 Ok((study, student, held, taken))
             })
             .await?;
-            line.show(&format!("{} of {total} positions", study.len()));
+            line.show(&match pass {
+                Pass::Prepare => format!("margins of {seen} of {total} positions"),
+                Pass::Add => format!("{seen} of {total} positions"),
+            });
         }
         line.clear();
-        Ok((study, staleness))
+        Ok(study)
     }
 
     async fn load(&self, version: PolicyVersion, old: Option<Student>) -> Result<Student> {
@@ -217,8 +231,17 @@ impl Work {
     }
 }
 
-/// Adds a row's positions.
-fn look(study: &mut Study, networks: Networks<'_>, row: &Row, seed: u64) -> Result<()> {
+/// What is done with a row's positions.
+#[derive(Clone, Copy)]
+enum Pass {
+    /// What a group gives as a whole is taken from them.
+    Prepare,
+    /// They are added.
+    Add,
+}
+
+/// Looks at a row's positions.
+fn look(study: &mut Study, networks: Networks<'_>, row: &Row, staleness: u64, seed: u64, pass: Pass) -> Result<()> {
     let chosen = Chosen {
         prompt_ids: &row.prompt_ids,
         response_ids: &row.response_ids,
@@ -226,8 +249,11 @@ fn look(study: &mut Study, networks: Networks<'_>, row: &Row, seed: u64) -> Resu
         temperature: row.temperature,
     };
     let seed = chance::row_seed(seed, row.seed, 0, row.version.0);
-    over_positions(networks, &chosen, |first, of| {
-        study.add(of, |i, draw| chance::uniform(seed, row.positions[first + i] as u64, draw as u64));
+    over_positions(networks, &chosen, |first, of| match pass {
+        Pass::Prepare => study.prepare(of, staleness),
+        Pass::Add => {
+            study.add(of, staleness, |i, draw| chance::uniform(seed, row.positions[first + i] as u64, draw as u64));
+        }
     })
     .map_err(|error| CommandError::from(error).at(format!("rollout `{}`", row.rollout_id)))
 }

@@ -25,6 +25,7 @@ mod bytes;
 mod distributions;
 mod draws;
 mod figures;
+mod harm;
 mod menu;
 mod networks;
 mod parameters;

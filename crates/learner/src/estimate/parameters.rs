@@ -7,10 +7,7 @@
 //! relative error  |g - g*| / |g*|        cosine  <g, g*> / (|g| |g*|)
 //! ```
 
-use super::{
-    distributions::Target,
-    menu::{Subject, m2po, menu},
-};
+use super::{distributions::Target, menu::menu};
 use crate::{
     LearnError, Learner, Result,
     estimator::{Estimator, Exact, ExactDivergence, Head, Support},
@@ -48,7 +45,7 @@ pub struct Found {
 /// # Errors
 /// A row that is not whole, no trained position, no teacher.
 pub fn in_parameters(learner: &Learner, rows: &[TrainRow], mut before: impl FnMut(usize, usize)) -> Result<Found> {
-    let (mut found, subjects) = (Found::default(), subjects());
+    let (mut found, subjects) = (Found::default(), menu());
     let (total, mut taken) = (subjects.len() + Target::ALL.len(), 0);
     let mut gradient = |estimator: &dyn Estimator| {
         before(taken, total);
@@ -82,10 +79,6 @@ pub fn in_parameters(learner: &Learner, rows: &[TrainRow], mut before: impl FnMu
         }
     }
     Ok(found)
-}
-
-fn subjects() -> Vec<Subject> {
-    menu().into_iter().chain([m2po()]).collect()
 }
 
 /// The estimator that is exact for `target`.

@@ -215,7 +215,8 @@ impl Trace {
 
 /// Row by row, each filled up or cut to `width`.
 fn padded(of: &Tensor, width: usize, fill: f32) -> Vec<f32> {
-    let found = of.size()[1] as usize;
+    // Where no head is asked for there are no columns, and no numbers to cut.
+    let found = of.size()[1].max(1) as usize;
     let row =
         |row: &[f64]| row.iter().map(|x| *x as f32).chain(std::iter::repeat(fill)).take(width).collect::<Vec<f32>>();
     numbers(of).chunks(found).flat_map(row).collect()

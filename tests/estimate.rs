@@ -42,6 +42,7 @@ fn csv_has_every_estimator_and_budget_by_staleness() {
     for (name, k, m) in [
         ("reverse_kl_mc", "0", "4"),
         ("reverse_kl_mc/constant_baseline", "0", "1"),
+        ("reverse_kl_mc/m2po", "0", "4"),
         ("forward_kl", "8", "0"),
         ("reverse_kl_student_top_k", "4", "0"),
         ("reverse_kl_hybrid", "2", "4"),
@@ -73,6 +74,7 @@ fn a_budget_gives_lines_that_a_run_takes() {
     let said = text(&output.stdout);
     let sets: Vec<&str> = said.lines().filter(|line| line.contains(" = ") && line.contains('.')).take(6).collect();
     assert!(sets.iter().any(|set| set.starts_with("rollout.top_k_floor")) && said.contains("to be expected"), "{said}");
+    assert!(said.contains("instead: variance"), "{said}");
     std::fs::remove_dir_all(small.path("store")).unwrap();
     succeeded(&small.command("run", &sets).arg("--dry-run").output().unwrap());
     assert!(said.contains("tenth 10") && said.contains("reverse_kl_student_top_k"), "{said}");
@@ -115,4 +117,66 @@ fn what_cannot_be_asked_is_said() {
     std::fs::rename(small.path("moved"), small.path("teacher")).unwrap();
     small.write_model("teacher", 9, 24);
     refused(&small, &[], &["teacher `teacher`", "whose config and weights have", "the run's had", "--teacher DIR"]);
+}
+
+#[test]
+fn parameters_are_compared_with_the_exact_gradient() {
+    let small = Small::new();
+    // Of policies only the first and the newest are kept: samplers are not needed.
+    succeeded(&small.run(&["learn.max_staleness=1", "score.top_k_max=4096", "score.top_k_mass=1.0"]));
+    let output = ask(&small, &["--parameters", "--positions", "60", "--format", "csv"]);
+    succeeded(&output);
+    let (csv, said) = (text(&output.stdout), text(&output.stderr));
+    let mut lines = csv.lines();
+    assert_eq!(lines.next(), Some("estimator,k,m,staleness,relative_error,cosine"));
+    let rows: Vec<Vec<&str>> = lines.map(|line| line.split(',').collect()).collect();
+    let number = |row: &[&str], i: usize| row[i].parse::<f64>().unwrap();
+    assert!(rows.iter().all(|row| row.len() == 6 && (1..6).all(|i| number(row, i).is_finite())), "{csv}");
+    let staleness: BTreeSet<&str> = rows.iter().map(|row| row[3]).collect();
+    assert!(staleness.len() > 1, "by staleness: {csv}");
+    let of = |name: &str| rows.iter().filter(|row| row[0] == name).collect::<Vec<_>>();
+    // The teacher's list has every id: exact against itself.
+    for row in of("forward_kl").into_iter().chain(of("reverse_kl_teacher_top_k")) {
+        assert!(number(row, 4) < 1e-2 && (number(row, 5) - 1.0).abs() < 1e-4, "{row:?}");
+    }
+    for (name, k, m) in [("reverse_kl_mc", "0", "4"), ("reverse_kl_mc/m2po", "0", "4"), ("reverse_kl_hybrid", "4", "4")]
+    {
+        let of = of(name);
+        assert!(of.len() == staleness.len() && of.iter().all(|row| row[1..3] == [k, m]), "{name}: {csv}");
+        assert!(of.iter().all(|row| number(row, 5) < 0.9999), "{name}: {of:?}");
+    }
+    assert!(of("forward_kl_mc/teacher").is_empty() && said.contains("left out: `forward_kl_mc/teacher`"), "{said}");
+    assert!(said.contains("teacher_draw_ids"), "{said}");
+    let table = ask(&small, &["--parameters", "--positions", "8", "--where", "policy_version = 0"]);
+    succeeded(&table);
+    let table = text(&table.stdout);
+    assert!(table.contains("staleness 4, 8 positions") && table.contains("relative error"), "{table}");
+
+    refused(&small, &["--parameters", "--budget", "60"], &["--parameters", "--budget"]);
+    small.write_model("other", 9, 24);
+    let other = small.path("other").display().to_string();
+    refused(&small, &["--parameters", "--teacher", &other], &["teacher `teacher`", "the run's had", "--teacher DIR"]);
+}
+
+#[test]
+fn parameters_have_one_teacher() {
+    let small = Small::new().with_two_teachers();
+    succeeded(&small.run(&[]));
+    refused(
+        &small,
+        &["--parameters"],
+        &["--parameters: the rows have 2 teachers", "`second`", "--where \"teacher_id = 'second'\""],
+    );
+    let of_one = ask(&small, &["--parameters", "--positions", "20", "--where", "teacher_id = 'second'"]);
+    succeeded(&of_one);
+}
+
+#[test]
+fn a_store_without_the_samplers_top_k_is_asked_about_the_rest() {
+    let small = Small::new();
+    succeeded(&small.run(&["rollout.top_k_max=0", "learn.steps=2"]));
+    let output = ask(&small, &["--format", "csv", "--positions", "8"]);
+    succeeded(&output);
+    let csv = text(&output.stdout);
+    assert!(csv.contains("reverse_kl_mc,0,4,") && !csv.contains("reverse_kl_student_top_k"), "{csv}");
 }

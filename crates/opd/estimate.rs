@@ -2,6 +2,7 @@
 
 mod budget;
 mod models;
+mod parameters;
 mod plot;
 mod rows;
 mod table;
@@ -17,8 +18,8 @@ use clap::{Args, ValueEnum};
 use learner::estimate::{Budgets, Chosen, Cost, Lists, Networks, Study, over_positions};
 use model::{Transformer, chance};
 use record::PolicyVersion;
-use rows::Row;
-use std::path::PathBuf;
+use rows::{Row, Wanted};
+use std::{path::PathBuf, sync::Arc};
 use store::{Snapshot, Store, StoreOptions};
 
 /// What is asked.
@@ -56,6 +57,9 @@ pub struct EstimateArgs {
     /// Find the cache of least variance for `reverse_kl_hybrid` under this many bytes a token, instead of listing estimators.
     #[arg(long, value_name = "BYTES", value_parser = positive, conflicts_with_all = ["plot", "top_k", "draws"])]
     budget: Option<f64>,
+    /// The gradient in the parameters, from the draws and lists that are stored, instead of that in the logits over all draws.
+    #[arg(long, conflicts_with_all = ["plot", "top_k", "draws", "bytes", "budget"])]
+    parameters: bool,
 }
 
 /// What a cached entry costs.
@@ -108,10 +112,17 @@ pub async fn run(args: EstimateArgs) -> Result<()> {
     let version = export_policy::find(&store, &now, wanted).await?.version;
     let loader = PolicyLoader::open(&store, &now, "cpu").await?;
     let teachers = models::Teachers::new(&now, args.teacher.as_deref(), loader.tokenizer())?;
-    let rows = rows::choose(&store, &now, version, args.condition.as_deref(), args.positions as usize).await?;
-    teachers.check(&rows).await?;
+    let wanted =
+        Wanted { condition: args.condition.as_deref(), count: args.positions as usize, whole: args.parameters };
+    let rows = rows::choose(&store, &now, version, wanted).await?;
 
     let mut work = Work { store, now, version, loader, teachers };
+    if args.parameters {
+        let (lines, staleness) = work.in_parameters(rows).await?;
+        let seen = Seen { args: &args, run: &work.now.run.pipeline, version, staleness: &staleness };
+        return show(&parameters::render(&lines, &seen));
+    }
+    work.teachers.check(&rows).await?;
     let (study, staleness) = work.look(study(&work.now, &args), rows).await?;
     let seen = Seen { args: &args, run: &work.now.run.pipeline, version, staleness: &staleness };
     let text = match args.budget {
@@ -164,37 +175,51 @@ struct Work {
 }
 
 impl Work {
-    /// Looks at all rows; the staleness of each position comes with it. Networks travel to the working thread and back.
+    /// Looks at all rows; the staleness of each position comes with it.
     async fn look(&mut self, mut study: Study, mut rows: Vec<Row>) -> Result<(Study, Vec<u64>)> {
-        let mut staleness = Vec::new();
+        rows.sort_by(|a, b| (&a.teacher, a.version, a.seed).cmp(&(&b.teacher, b.version, b.seed)));
+        let of = |row: &Row| std::iter::repeat_n(self.version.staleness_of(row.version), row.positions.len());
+        let staleness = rows.iter().flat_map(of).collect();
+        let rows: Vec<Arc<Row>> = rows.into_iter().map(Arc::new).collect();
+        if study.asks_twice() {
+            study = self.go_through(study, &rows, Pass::Prepare).await?;
+        }
+        Ok((self.go_through(study, &rows, Pass::Add).await?, staleness))
+    }
+
+    /// Goes through all rows once. Networks travel to the working thread and back.
+    async fn go_through(&mut self, mut study: Study, rows: &[Arc<Row>], pass: Pass) -> Result<Study> {
         let mut student = self.load(self.version, None).await?.network;
         let mut sampler: Option<Student> = None;
         let line = progress::Line::new("estimate");
         let (total, seed) = (rows.iter().map(|row| row.positions.len()).sum::<usize>(), self.now.run.seed);
-        rows.sort_by(|a, b| (&a.teacher, a.version, a.seed).cmp(&(&b.teacher, b.version, b.seed)));
         let mut teacher: Option<(String, Transformer)> = None;
-        for row in rows {
+        let mut seen = 0;
+        for row in rows.iter().cloned() {
             if teacher.as_ref().is_none_or(|(id, _)| *id != row.teacher) {
                 teacher = Some((row.teacher.clone(), self.teachers.load(&row.teacher).await?));
             }
             if row.version != self.version && sampler.as_ref().is_none_or(|held| held.version != row.version) {
                 sampler = Some(self.load(row.version, sampler.take()).await?);
             }
-            staleness.extend(row.positions.iter().map(|_| self.version.0 - row.version.0));
-            let stale = row.version != self.version;
+            seen += row.positions.len();
+            let (stale, staleness) = (row.version != self.version, self.version.staleness_of(row.version));
             let (held, taken) = (teacher.take(), sampler.take());
             (study, student, teacher, sampler) = off_thread(move || {
                 if let Some((_, teacher)) = &held {
                     let sampler = taken.as_ref().filter(|_| stale).map(|held| &held.network);
-                    look(&mut study, Networks { student: &student, teacher, sampler }, &row, seed)?;
+                    look(&mut study, Networks { student: &student, teacher, sampler }, &row, staleness, seed, pass)?;
                 }
                 Ok((study, student, held, taken))
             })
             .await?;
-            line.show(&format!("{} of {total} positions", study.len()));
+            line.show(&match pass {
+                Pass::Prepare => format!("margins of {seen} of {total} positions"),
+                Pass::Add => format!("{seen} of {total} positions"),
+            });
         }
         line.clear();
-        Ok((study, staleness))
+        Ok(study)
     }
 
     async fn load(&self, version: PolicyVersion, old: Option<Student>) -> Result<Student> {
@@ -206,8 +231,17 @@ impl Work {
     }
 }
 
-/// Adds a row's positions.
-fn look(study: &mut Study, networks: Networks<'_>, row: &Row, seed: u64) -> Result<()> {
+/// What is done with a row's positions.
+#[derive(Clone, Copy)]
+enum Pass {
+    /// What a group gives as a whole is taken from them.
+    Prepare,
+    /// They are added.
+    Add,
+}
+
+/// Looks at a row's positions.
+fn look(study: &mut Study, networks: Networks<'_>, row: &Row, staleness: u64, seed: u64, pass: Pass) -> Result<()> {
     let chosen = Chosen {
         prompt_ids: &row.prompt_ids,
         response_ids: &row.response_ids,
@@ -215,8 +249,11 @@ fn look(study: &mut Study, networks: Networks<'_>, row: &Row, seed: u64) -> Resu
         temperature: row.temperature,
     };
     let seed = chance::row_seed(seed, row.seed, 0, row.version.0);
-    over_positions(networks, &chosen, |first, of| {
-        study.add(of, |i, draw| chance::uniform(seed, row.positions[first + i] as u64, draw as u64));
+    over_positions(networks, &chosen, |first, of| match pass {
+        Pass::Prepare => study.prepare(of, staleness),
+        Pass::Add => {
+            study.add(of, staleness, |i, draw| chance::uniform(seed, row.positions[first + i] as u64, draw as u64));
+        }
     })
     .map_err(|error| CommandError::from(error).at(format!("rollout `{}`", row.rollout_id)))
 }

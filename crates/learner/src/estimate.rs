@@ -14,6 +14,7 @@
 //! - [`Study`]: takes them chunk by chunk and keeps a few numbers a position; [`Study::lines`] is the answer.
 //! - [`Moments`] and [`Figures`]: those numbers, of one estimator at one position, and what they come to.
 //! - [`Cost`]: how many bytes a cache needs; [`Allocation`]: the cache of least variance under so many bytes.
+//! - [`in_parameters`]: the gradient in the parameters instead, of one realisation of the draws: those that are stored.
 //!
 //! An estimator over draws is linear in them: with c(a) its own rule's coefficient at the single draw a,
 //! `E g = sum_a b_a c(a) (e_a - p)` and `E|g|^2 = sum_a b_a c(a)^2 (1 - 2 p_a + |p|^2)` at m = 1, and the covariance goes as 1 / m.
@@ -24,8 +25,10 @@ mod bytes;
 mod distributions;
 mod draws;
 mod figures;
+mod harm;
 mod menu;
 mod networks;
+mod parameters;
 mod prefixes;
 mod replicates;
 mod study;
@@ -38,6 +41,7 @@ pub use bytes::Cost;
 pub use distributions::Distributions;
 pub use figures::{Figures, Moments};
 pub use networks::{Chosen, Networks, over_positions};
+pub use parameters::{Found as FoundInParameters, InParameters, in_parameters};
 pub use prefixes::Prefixes;
 pub use study::{Budgets, Line, Study};
 pub use support::Lists;

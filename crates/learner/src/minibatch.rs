@@ -139,6 +139,18 @@ impl Learner {
     }
 
     fn minibatch(&mut self, estimator: &dyn Estimator, rows: &[TrainRow]) -> Result<StepReport> {
+        self.check(estimator, rows)?;
+        self.take_up(estimator.pass())?;
+        let (report, gradients) = self.gradients(estimator, rows)?;
+        let update = match gradients {
+            Some(mut gradients) => Some(self.optimizer.update(&self.student.parameters(), &mut gradients)?),
+            None => None,
+        };
+        Ok(report.finish(update))
+    }
+
+    /// That each row is whole and carries what `estimator` reads.
+    fn check(&self, estimator: &dyn Estimator, rows: &[TrainRow]) -> Result<()> {
         for (i, row) in rows.iter().enumerate() {
             row.check(i, estimator.support(), self.student.real_vocab())?;
             logprobs::check(row, i)?;
@@ -149,13 +161,17 @@ impl Learner {
                 return Err(LearnError::Row { row: i, column: "response_ids", expected, found });
             }
         }
-        self.take_up(estimator.pass())?;
-        let (report, gradients) = self.gradients(estimator, rows)?;
-        let update = match gradients {
-            Some(mut gradients) => Some(self.optimizer.update(&self.student.parameters(), &mut gradients)?),
-            None => None,
-        };
-        Ok(report.finish(update))
+        Ok(())
+    }
+
+    /// As [`Learner::gradients`], of rows that nobody has looked at yet.
+    pub(crate) fn checked_gradients(
+        &self,
+        estimator: &dyn Estimator,
+        rows: &[TrainRow],
+    ) -> Result<(Reporter, Option<Vec<Tensor>>)> {
+        self.check(estimator, rows)?;
+        self.gradients(estimator, rows)
     }
 
     /// Keeps a copy of the weights where a batch of minibatches begins: at each multiple of their number, and where a learner

@@ -465,3 +465,6 @@ mod peers_bugs;
 
 #[path = "pass_tests.rs"]
 mod pass_before;
+
+#[path = "estimate/parameters_tests.rs"]
+mod in_parameters;

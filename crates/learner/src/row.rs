@@ -215,7 +215,7 @@ impl<'a> TrainRow<'a> {
     }
 
     /// That the columns of `support` are there, and all of the draws that it counts on.
-    fn check_support(&self, row: usize, support: Support) -> Result<()> {
+    pub(crate) fn check_support(&self, row: usize, support: Support) -> Result<()> {
         let fault = |column, expected: &str, found: String| {
             Err(LearnError::Row { row, column, expected: expected.into(), found })
         };

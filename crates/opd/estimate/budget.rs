@@ -32,6 +32,7 @@ pub(super) fn report(study: &Study, seen: &Seen<'_>, budget: f64) -> Result<Stri
     };
     let mut text = format!("{}\n\n", seen.title());
     pipeline_lines(&mut text, &found);
+    allocate.other_baseline(&mut text, &found);
     allocate.rivals(&mut text);
     allocate.by_entropy(&mut text);
     Ok(text)
@@ -48,6 +49,18 @@ impl Allocate<'_> {
     fn under(&self, budget: f64) -> Option<Found> {
         let (prefixes, exact) = (self.study.prefixes(), self.study.exact());
         Allocation::least_variance(prefixes, exact, self.all, &self.cost, budget, MOST_HEAD)
+    }
+
+    /// The same cache with the other baseline.
+    fn other_baseline(&self, text: &mut String, found: &Found) {
+        let baseline = match found.allocation.baseline {
+            Baseline::Tail => Baseline::LeaveOneOut,
+            Baseline::LeaveOneOut | Baseline::None => Baseline::Tail,
+        };
+        let other = Allocation { baseline, ..found.allocation };
+        let variance = other.over(self.study.prefixes(), self.study.exact(), self.all, &self.cost).variance;
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "with baseline = \"{}\" instead: variance {}", name(baseline), short(variance));
     }
 
     /// Each rival, and the hybrid at as many bytes; Monte-Carlo at its raw size too, as its authors keep it.
@@ -135,15 +148,20 @@ impl Allocate<'_> {
     }
 }
 
+/// As a pipeline names it.
+fn name(baseline: Baseline) -> &'static str {
+    match baseline {
+        Baseline::Tail => "tail",
+        Baseline::LeaveOneOut => "leave_one_out",
+        Baseline::None => "none",
+    }
+}
+
 fn pipeline_lines(text: &mut String, found: &Found) {
     let Allocation { floor, most, draws, baseline } = found.allocation;
     // No more ids than one by the floor fit into the mass.
     let most = most.min((1.0 / floor).ceil() as usize);
-    let baseline = match baseline {
-        Baseline::Tail => "tail",
-        Baseline::LeaveOneOut => "leave_one_out",
-        Baseline::None => "none",
-    };
+    let baseline = name(baseline);
     let _ = writeln!(
         text,
         "rollout.top_k_floor = {floor}\nrollout.top_k_mass = 1.0\nrollout.top_k_max = {most}\nrollout.draws = {draws}\n\

@@ -97,23 +97,34 @@ impl Teachers {
             let dir = self.own_dir(id)?.to_path_buf();
             self.check_vocabulary(&format!("teacher `{id}`"), &dir)
                 .map_err(|error| error.hint("name its directory: --teacher DIR"))?;
-            let wanted = self.own.get(id).map(|(_, digest)| *digest);
-            let found = off_thread({
-                let dir = dir.clone();
-                move || identity::model_digest(&dir)
-            })
-            .await?;
-            if wanted != Some(found) {
-                let wanted = wanted.map_or("none".into(), |digest| digest.to_string());
-                let what = format!(
-                    "teacher `{id}` is `{}`, whose config and weights have {found}; the run's had {wanted}",
-                    dir.display()
-                );
-                return Err(CommandError::new(what)
-                    .hint("name the directory that it was begun with, or that one if it is meant: --teacher DIR"));
-            }
+            self.check_digest(id, &dir).await?;
         }
         Ok(())
+    }
+
+    /// That the teacher at hand for the rows of `id` is the one that scored them.
+    ///
+    /// # Errors
+    /// If it is not, or not at hand.
+    pub async fn check_scored_by(&self, id: &str) -> Result<()> {
+        match &self.given {
+            Some(dir) => self.check_digest(id, dir).await,
+            None => self.check_digest(id, self.own_dir(id)?).await,
+        }
+    }
+
+    async fn check_digest(&self, id: &str, dir: &Path) -> Result<()> {
+        let wanted = self.own.get(id).map(|(_, digest)| *digest);
+        let (place, dir) = (dir.display().to_string(), dir.to_path_buf());
+        let found = off_thread(move || identity::model_digest(&dir)).await?;
+        if wanted == Some(found) {
+            return Ok(());
+        }
+        let wanted = wanted.map_or("none".into(), |digest| digest.to_string());
+        let what =
+            format!("teacher `{id}` is `{place}`, whose config and weights have {found}; the run's had {wanted}");
+        let hint = "name the directory that it was begun with, or that one if it is meant: --teacher DIR";
+        Err(CommandError::new(what).hint(hint))
     }
 
     fn own_dir(&self, id: &str) -> Result<&Path> {

@@ -13,8 +13,18 @@ use record::PolicyVersion;
 use std::collections::BTreeMap;
 use store::{Snapshot, Store};
 
-/// Most positions of one row: a network reads the whole row for any, but neighbours are alike.
+/// Most positions of one row where they are looked at one by one: a network reads the whole row for any, but neighbours are alike.
 const PER_ROW: usize = 32;
+
+/// Which rows are wanted.
+pub(super) struct Wanted<'a> {
+    /// SQL.
+    pub condition: Option<&'a str>,
+    /// About how many positions.
+    pub count: usize,
+    /// Whether whole rows, whose samplers need not be kept, and not some positions of each.
+    pub whole: bool,
+}
 
 /// Chosen positions of a rollout.
 pub(super) struct Row {
@@ -39,7 +49,7 @@ struct LeftOut {
     later: u64,
 }
 
-/// Chooses about `count` positions of the rows that match `condition`, for a student of `version`.
+/// Chooses about as many positions as are wanted of the rows that match, for a student of `version`.
 ///
 /// # Errors
 /// A condition that cannot be asked, or one that leaves no row.
@@ -47,9 +57,9 @@ pub(super) async fn choose(
     store: &Store,
     now: &Snapshot,
     version: PolicyVersion,
-    condition: Option<&str>,
-    count: usize,
+    wanted: Wanted<'_>,
 ) -> Result<Vec<Row>> {
+    let Wanted { condition, count, whole } = wanted;
     let filter = condition.map_or(String::new(), |condition| format!(" where ({condition})"));
     let sql = format!(
         "select rollout_id, policy_version, teacher_id, temperature, top_p, prompt_ids, response_ids, loss_mask \
@@ -69,7 +79,7 @@ pub(super) async fn choose(
             matched += 1;
             if row.version > version {
                 left_out.later += 1;
-            } else if !now.policies.contains_key(&row.version) {
+            } else if !whole && !now.policies.contains_key(&row.version) {
                 *left_out.gone.entry(row.version.0).or_default() += 1;
             } else if !row.positions.is_empty() {
                 chosen.insert(row.seed, row);
@@ -89,7 +99,7 @@ pub(super) async fn choose(
         if room == 0 {
             break;
         }
-        row.thin(PER_ROW.min(room));
+        row.thin(if whole { room } else { PER_ROW.min(room) });
         room -= row.positions.len();
         rows.push(row);
     }

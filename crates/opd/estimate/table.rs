@@ -57,7 +57,7 @@ fn table(lines: &[Line], seen: &Seen<'_>) -> String {
 }
 
 /// Six digits. What rounding leaves of a 0 is one.
-fn exact(number: f64) -> String {
+pub(super) fn exact(number: f64) -> String {
     match number.abs() {
         size if size < 1e-7 => "0".into(),
         size if (1e-3..1e6).contains(&size) => format!("{number:.6}"),

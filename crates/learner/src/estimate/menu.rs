@@ -2,7 +2,7 @@
 
 use super::distributions::Target;
 use crate::estimator::{
-    Advantage, Baseline, Clip, Correction, DecoupledPpo, DrawnFrom, Estimator, ForwardKl, ForwardKlMc, Head, Jsd,
+    Advantage, Baseline, Clip, Correction, DecoupledPpo, DrawnFrom, Estimator, ForwardKl, ForwardKlMc, Head, Jsd, M2po,
     ReverseKlHybrid, ReverseKlMc, ReverseKlStudentTopK, ReverseKlTeacherTopK, SkewedKl, Support, Tail, TopKOf, TopKPpo,
 };
 
@@ -22,6 +22,8 @@ pub(super) enum Way {
     Draws,
     /// The same; and once more with the mean advantage of the group as a constant baseline, under this name.
     DrawsAndBaseline(&'static str),
+    /// Linear in draws from b once the margins are known that all positions of the group give.
+    Margins,
     /// Draws that it is not linear in.
     Replicates,
     /// Linear in draws from q.
@@ -37,7 +39,10 @@ pub(super) enum Way {
 }
 
 /// Numbers that a rule itself does not read: the candidates decide.
-const ANY: usize = usize::MAX;
+pub(super) const ANY: usize = usize::MAX;
+
+/// The one of the menu.
+pub(super) const M2PO: M2po = M2po { budget: 0.04 };
 
 pub(super) fn menu() -> Vec<Subject> {
     use Target::{ForwardKl as Forward, Jsd as JsdTarget, ReverseKl as Reverse, SkewedKl as Skewed};
@@ -51,6 +56,7 @@ pub(super) fn menu() -> Vec<Subject> {
             Support::HeadAndDraws { head, .. } => Way::Hybrid { teacher_head: head == Head::TeacherTopK },
             _ if name == "reverse_kl_mc" => Way::DrawsAndBaseline("reverse_kl_mc/constant_baseline"),
             _ if name == "reverse_kl_mc/self_normalised" => Way::Replicates,
+            _ if name == "reverse_kl_mc/m2po" => Way::Margins,
             _ => Way::Draws,
         };
         menu.push(Subject { name, rule, target, way });
@@ -65,6 +71,7 @@ pub(super) fn menu() -> Vec<Subject> {
     add("reverse_kl_mc/ppo", mc(current, Correction::Ppo(clip)), Reverse);
     let decoupled = DecoupledPpo { minibatches: 1, cap: 5.0, eps_low: 0.2, eps_high: 0.2, dual_clip: None };
     add("reverse_kl_mc/decoupled_ppo", mc(current, Correction::DecoupledPpo(decoupled)), Reverse);
+    add("reverse_kl_mc/m2po", mc(current, Correction::M2po(M2PO)), Reverse);
     add("reverse_kl_mc/rollout", mc(Advantage::Rollout, importance), Reverse);
     add("reverse_kl_mc/rollout/none", mc(Advantage::Rollout, Correction::None {}), Reverse);
     add("reverse_kl_mc/rollout/ppo", mc(Advantage::Rollout, Correction::Ppo(clip)), Reverse);

@@ -107,8 +107,8 @@ impl Prefixes {
 
     /// m times tr Cov of m draws with a head of `k` ids.
     ///
-    /// With `leave_one_out` a draw has on average `(m - 1) T` others outside, or none and then no baseline; that the others are the
-    /// same ones for all draws of the position is left out, which is of the order of 1 / m.
+    /// With `leave_one_out` a draw has on average `(m - 1) T` others outside, or none and then the tails for a baseline; that the
+    /// others are the same ones for all draws of the position is left out, which is of the order of 1 / m.
     pub(super) fn spread_at(&self, position: usize, k: usize, m: f64, baseline: Baseline) -> f64 {
         let at = |of: &[f32]| f64::from(of[position * self.width + k]);
         match baseline {
@@ -119,7 +119,7 @@ impl Prefixes {
                 let alone = (1.0 - outside).powf(m - 1.0);
                 let others = (m - 1.0) * outside;
                 let noise = if others > 0.0 { (1.0 - alone).powi(2) / others } else { 0.0 };
-                (1.0 - alone) * at(&self.mean) + alone * at(&self.none) + noise * at(&self.noise)
+                (1.0 - alone) * at(&self.mean) + alone * at(&self.tail) + noise * at(&self.noise)
             }
         }
     }
@@ -215,7 +215,8 @@ impl Trace {
 
 /// Row by row, each filled up or cut to `width`.
 fn padded(of: &Tensor, width: usize, fill: f32) -> Vec<f32> {
-    let found = of.size()[1] as usize;
+    // Where no head is asked for there are no columns, and no numbers to cut.
+    let found = of.size()[1].max(1) as usize;
     let row =
         |row: &[f64]| row.iter().map(|x| *x as f32).chain(std::iter::repeat(fill)).take(width).collect::<Vec<f32>>();
     numbers(of).chunks(found).flat_map(row).collect()

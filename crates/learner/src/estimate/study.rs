@@ -5,7 +5,8 @@ use super::{
     distributions::{Distributions, Exact, Target, over_vocabulary},
     draws::{self, Baseline},
     figures::{Figures, Moments, numbers},
-    menu::{Subject, Way, menu},
+    harm::Harm,
+    menu::{ANY, M2PO, Subject, Way, menu},
     prefixes::Prefixes,
     replicates::{self, REPLICATES},
     support::{Lists, Ranked},
@@ -59,6 +60,8 @@ pub struct Study {
     /// Distinct draws from the teacher a position, by their number.
     teacher_draws: BTreeMap<usize, Vec<f64>>,
     prefixes: Prefixes,
+    /// What `m2po` needs to know of each group.
+    harm: BTreeMap<u64, Harm>,
 }
 
 impl Study {
@@ -78,6 +81,7 @@ impl Study {
             exact: BTreeMap::new(),
             entries: Default::default(),
             teacher_draws: BTreeMap::new(),
+            harm: BTreeMap::new(),
             budgets,
         }
     }
@@ -102,8 +106,20 @@ impl Study {
         self.exact.get(&Target::ReverseKl).map_or(&[], Vec::as_slice)
     }
 
-    /// Looks at N more positions. `uniform` gives a uniform number for a position, counted from 0 within these, and a draw.
-    pub fn add(&mut self, of: &Distributions, uniform: impl Fn(usize, usize) -> f64) {
+    /// Whether all positions are to be gone through twice: [`Study::prepare`], then [`Study::add`].
+    pub fn asks_twice(&self) -> bool {
+        self.subjects.iter().any(|subject| subject.way == Way::Margins)
+    }
+
+    /// Looks at N positions of a group before any of them is added: some margins are those of the group as one minibatch.
+    pub fn prepare(&mut self, of: &Distributions, group: u64) {
+        let _guard = tch::no_grad_guard();
+        self.harm.entry(group).or_insert_with(Harm::new).add(of);
+    }
+
+    /// Looks at N more positions, of a group that is prepared. `uniform` gives a uniform number for a position, counted from 0
+    /// within these, and a draw.
+    pub fn add(&mut self, of: &Distributions, group: u64, uniform: impl Fn(usize, usize) -> f64) {
         let _guard = tch::no_grad_guard();
         self.prefixes.add(of);
         let exact: BTreeMap<Target, Exact> = Target::ALL.into_iter().map(|target| (target, of.exact(target))).collect();
@@ -134,6 +150,12 @@ impl Study {
                     if let Way::DrawsAndBaseline(_) = subject.way {
                         self.baselines.entry(i).or_default().add(rule, of, &coefficients);
                     }
+                }
+                Way::Margins if !budgets.draws.is_empty() => {
+                    // A group that nobody prepared has no harm done, and no margins.
+                    let settled = self.harm.entry(group).or_insert_with(Harm::new).settle(M2PO, ANY);
+                    let coefficients = draws::coefficients(&settled, of, &of.log_q, None);
+                    draws::add(self.moments.entry((i, 0, 0)).or_default(), of, exact, &of.b, &coefficients, None);
                 }
                 Way::TeacherDraws if !budgets.draws.is_empty() => {
                     let coefficients = draws::coefficients(rule, of, &of.log_q, None);
@@ -171,7 +193,7 @@ impl Study {
                         ranked.add(self.moments.entry((i, *k, 0)).or_default(), rule, *k as i64, of, exact);
                     }
                 }
-                Way::Draws | Way::DrawsAndBaseline(_) | Way::TeacherDraws | Way::Hybrid { .. } => {}
+                Way::Draws | Way::DrawsAndBaseline(_) | Way::Margins | Way::TeacherDraws | Way::Hybrid { .. } => {}
             }
         }
     }
@@ -206,7 +228,7 @@ impl Study {
                 lines.push(Line { estimator, k, m, bytes_per_token, group, figures, sampled });
             };
             match subject.way {
-                Way::Draws | Way::DrawsAndBaseline(_) => {
+                Way::Draws | Way::DrawsAndBaseline(_) | Way::Margins => {
                     let Some(sums) = sums(0, 0) else { continue };
                     for m in &self.budgets.draws {
                         line(subject.name, 0, *m, self.bytes_of_draws(positions, 0, *m, cost), &sums, false);

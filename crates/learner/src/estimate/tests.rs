@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::estimator::{
-    Advantage, Baseline, Clip, Correction, DrawnFrom, Estimator, ForwardKl, ForwardKlMc, Head, ReverseKlHybrid,
+    Advantage, Baseline, Clip, Correction, DrawnFrom, Estimator, ForwardKl, ForwardKlMc, Head, M2po, ReverseKlHybrid,
     ReverseKlMc, ReverseKlStudentTopK, ReverseKlTeacherTopK, Tail, TopKPpo,
     oracle::{Position, d_logits},
 };
@@ -265,7 +265,7 @@ fn lines_say_what_is_known() {
     });
     for seed in [3, 9] {
         let positions = [Position::random(seed, 5, 1.0), Position::random(seed + 1, 5, 0.7)];
-        study.add(&distributions(&positions), |i, draw| model::chance::uniform(seed, i as u64, draw as u64));
+        study.add(&distributions(&positions), seed, |i, draw| model::chance::uniform(seed, i as u64, draw as u64));
     }
     let lines = study.lines(&[0, 0, 2, 2], &Cost::RAW);
     let find = |name: &str, k, m, group| {
@@ -334,4 +334,55 @@ fn an_allocation_fits_its_budget_and_nothing_near_it_is_better() {
         }
     }
     assert_eq!(Allocation::least_variance(&prefixes, &exact, &all, &Cost::PACKED, 1.0, 60), None);
+}
+
+/// Its margins are those of the group: none within the budget, and else what the enumeration of all draws of the group says.
+#[test]
+fn m2po_takes_a_group_for_its_minibatch() {
+    tch::set_num_threads(1);
+    let none = || Lists { sizes: vec![], mass: 1.0, floor: 0.0 };
+    let budgets = Budgets { teacher_top_k: none(), sampler_top_k: none(), draws: vec![2], head: 0 };
+    let close = |seed| {
+        let position = near(Position::random(seed, 6, 1.0));
+        Position { sampler_logits: &position.learner_logits * 0.99 + &position.sampler_logits * 0.01, ..position }
+    };
+    let groups = [[close(3), close(4)], [Position::random(5, 6, 1.0), Position::random(6, 6, 0.7)]];
+    let mut study = Study::of(budgets, |name| ["reverse_kl_mc", "reverse_kl_mc/m2po"].contains(&name));
+    assert!(study.asks_twice());
+    // Each position comes by itself: the margins are not those of a chunk.
+    let each =
+        || groups.iter().enumerate().flat_map(|(group, of)| of.iter().map(move |position| (group as u64, position)));
+    for (group, position) in each() {
+        study.prepare(&distributions(std::slice::from_ref(position)), group);
+    }
+    for (group, position) in each() {
+        study.add(&distributions(std::slice::from_ref(position)), group, |_, _| 0.5);
+    }
+    let lines = study.lines(&[0, 0, 1, 1], &Cost::RAW);
+    let of = |name: &str, group| lines.iter().find(|l| l.estimator == name && l.group == group).unwrap().figures;
+    assert_eq!(of("reverse_kl_mc/m2po", 0), of("reverse_kl_mc", 0), "within the budget: importance");
+
+    let logs = |of: &Tensor| Vec::<f64>::try_from(of.log()).unwrap();
+    let mut harmful = Vec::new();
+    for position in &groups[1] {
+        let (p, q, b) = (logs(&position.p()), logs(&position.q()), logs(&position.b()));
+        let draws = (0..6).map(|a| (b[a] - p[a], q[a] - p[a], b[a].exp()));
+        harmful.extend(draws.filter(|d| M2po::is_harmful(d.0, d.1)).map(|(delta, _, weight)| (delta, weight)));
+    }
+    let clip = M2po { budget: 0.04 }.clip(&harmful);
+    assert!(clip.eps_high.is_finite(), "beyond the budget");
+    let rule = ReverseKlMc { draws: 2, advantage: Advantage::Current, correction: Correction::Ppo(clip) };
+    let (mut error, mut spread, mut whole) = (0.0, 0.0, 0.0);
+    for position in &groups[1] {
+        let exact = position.d_reverse_kl();
+        let found = enumerate(position, &exact, 2, |ids| {
+            d_logits(position, &rule.rule(&position.candidates(ids, &vec![1; ids.len()])), ids)
+        });
+        error += found.error;
+        spread += found.spread;
+        whole += square(&exact);
+    }
+    let found = of("reverse_kl_mc/m2po", 1);
+    assert!(found.bias > 0.01, "something is clipped: {found:?}");
+    assert!((found.bias - (error / whole).sqrt()).abs() < 1e-9 && (found.variance - spread / whole).abs() < 1e-9);
 }

@@ -51,7 +51,8 @@ pub enum Baseline {
     /// log p_T - log q_T: what the draws estimate is then how p and q differ within the tail.
     #[default]
     Tail,
-    /// At a draw the mean of log p - log q over the other draws outside the head; in the head the mean of those over all m.
+    /// At a draw the mean of log p - log q over the other draws outside the head, that of `tail` where there is none; in the head
+    /// the mean of those over all m.
     LeaveOneOut,
     /// 0.
     None,
@@ -63,19 +64,21 @@ impl Baseline {
     fn of(self, candidates: &Candidates, counts: &Tensor, log_ratio: &Tensor) -> (Tensor, Tensor) {
         let sum = |x: Tensor| x.sum_dim_intlist([1i64].as_slice(), true, None);
         let zero = candidates.learner_tail.zeros_like();
+        // Where p has no tail, no draw is outside and the head's scores add up to 0: any c does, also one that is finite.
+        let gap = (&candidates.learner_tail - &candidates.teacher_tail)
+            .where_self(&candidates.learner_tail.exp().ne(0.0), &zero)
+            .unsqueeze(1);
         match self {
-            // Where p has no tail, no draw is outside and the head's scores add up to 0: any c does, also one that is finite.
-            Self::Tail => {
-                let gap = &candidates.learner_tail - &candidates.teacher_tail;
-                let c = gap.where_self(&candidates.learner_tail.exp().ne(0.0), &zero).unsqueeze(1);
-                (c.shallow_clone(), c.expand_as(counts))
-            }
+            Self::Tail => (gap.shallow_clone(), gap.expand_as(counts)),
             Self::LeaveOneOut => {
+                // A teacher without a tail would make it infinite, though no draw is outside.
+                let lost = candidates.teacher_tail.eq(f64::NEG_INFINITY).unsqueeze(1);
+                let alone = gap.where_self(&lost.logical_not(), &zero.unsqueeze(1));
                 let (m, n, total) = (candidates.draws.unsqueeze(1), sum(counts.copy()), sum(counts * log_ratio));
                 let others = (&total - log_ratio) / (&n - 1.0);
-                let others = others.where_self(&n.gt(1.0), &counts.zeros_like());
+                let others = others.where_self(&n.gt(1.0), &alone);
                 // A draw inside the head has all those outside for its others.
-                let inside = (&m - &n) * (&total / &n).where_self(&n.gt(0.0), &n.zeros_like());
+                let inside = (&m - &n) * (&total / &n).where_self(&n.gt(0.0), &alone);
                 ((inside + sum(counts * &others)) / m, others)
             }
             Self::None => (zero.unsqueeze(1), counts.zeros_like()),

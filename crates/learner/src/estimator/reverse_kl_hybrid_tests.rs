@@ -138,6 +138,21 @@ fn a_draw_is_no_part_of_its_own_baseline() {
     let coefficients = [p[0] * (log_ratio[0] - c_head), rho[2] * (l2 - c2) / 5.0, 3.0 * rho[4] * (l4 - c4) / 5.0];
     assert_close(&ruling.coefficients, &Tensor::from_slice(&coefficients).unsqueeze(0), 1e-12);
     assert!((ruling.value.double_value(&[0]) - c_head - coefficients.iter().sum::<f64>()).abs() < 1e-12);
+
+    // Five draws of which one is outside: it has no other, and gets the gap of the tails; the four have it.
+    let (candidates, _) = position.head_and_draws(&head, &[0, 2], &[4, 1]);
+    let gap = (&candidates.learner_tail - &candidates.teacher_tail).double_value(&[0]);
+    let ruling = rule(Baseline::LeaveOneOut).rule(&candidates);
+    let c_head = (4.0 * l2 + gap) / 5.0;
+    let coefficients = [p[0] * (log_ratio[0] - c_head), rho[2] * (l2 - gap) / 5.0];
+    assert_close(&ruling.coefficients, &Tensor::from_slice(&coefficients).unsqueeze(0), 1e-12);
+    // None outside: the bucketed divergence, as with `tail`; without a tail of the teacher's c = 0, and finite.
+    let none = || position.head_and_draws(&head, &head, &[5]).0;
+    let [found, tail] = [Baseline::LeaveOneOut, Baseline::Tail].map(|baseline| rule(baseline).rule(&none()));
+    assert_close(&found.coefficients, &tail.coefficients, 0.0);
+    let lost = Candidates { teacher_tail: Tensor::from_slice(&[f64::NEG_INFINITY]), ..none() };
+    let found = rule(Baseline::LeaveOneOut).rule(&lost).coefficients;
+    assert_close(&found, &Tensor::from_slice(&[p[0] * log_ratio[0]]).unsqueeze(0), 1e-12);
 }
 
 /// The variance that the head and the baseline take away, on one position: exact, over all draws.

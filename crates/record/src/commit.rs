@@ -4,8 +4,9 @@ use crate::{Digest, DrawsKept, Packing, PolicyVersion, RecordError, RowSet};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The version of the commits' JSON that this program writes, and the newest it reads.
-pub const FORMAT: u32 = 1;
+/// The version of the commits' JSON that this program writes, and the newest it reads. 2: score sets say what is kept of the
+/// sampler and how it is packed.
+pub const FORMAT: u32 = 2;
 
 /// A name for one stored batch: its unit and a writer-made unique id.
 pub type BatchId = String;

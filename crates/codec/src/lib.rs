@@ -5,7 +5,7 @@
 //!   a distribution: entries and tail add up to 1. Counts, ids and the log-probabilities of draws are exact at every level;
 //! - [`encode_top`], [`encode_draws`]: refuse what would be a wrong answer later;
 //! - [`PackedTop`], [`PackedDraws`]: read whole, by row, or the first entries of each list;
-//! - [`truncate`], [`thin`]: the same budgets for plain columns; [`divergence`]: what rounding cost.
+//! - [`truncate`], [`thin`]: the same budgets for plain columns; [`divergence()`]: what rounding cost.
 //!
 //! One invariant: bytes that were damaged in any way give a [`DecodeError`], never a panic, and never take more memory than
 //! a small multiple of their length. `docs/codec.md` has the format byte by byte.

@@ -6,7 +6,7 @@
 //! - [`EstimatorConfig`]: what is minimised, as a pipeline names it; behind it the one interface, [`estimator::Estimator`].
 //! - [`estimate`]: bias and variance of each estimator's gradient, in closed form.
 //! - [`chunked_head`]: logits, estimator and their gradient in one pass, with no `[tokens, vocabulary]` tensor kept.
-//! - [`exact_head`]: the same where the teacher is at hand, over the whole vocabulary.
+//! - [`exact_head()`]: the same where the teacher is at hand, over the whole vocabulary.
 //! - [`AdamW`], [`Schedule`]: an optimizer whose moments are seen, saved and loaded.
 //! - [`StepReport`]: what each row looked like to the learner, and the metrics as numerators and denominators.
 //!

@@ -1,6 +1,7 @@
 //! Files that are truncated, flipped, or from another time.
 
 use crate::{bed::Bed, material::*};
+use record::FORMAT;
 use std::path::Path;
 use store::{Store, StoreError, StoreOptions};
 
@@ -48,7 +49,8 @@ async fn a_damaged_or_foreign_log_entry_is_named() {
         let error = error(damaged).await;
         assert!(matches!(&error, StoreError::Corrupt { key, .. } if key == "log/00000000000000000001.json"), "{error}");
     }
-    let newer = error(good.replace("\"format\":1", "\"format\":2")).await;
+    let format = |number: u32| format!("\"format\":{number}");
+    let newer = error(good.replace(&format(FORMAT), &format(FORMAT + 1))).await;
     assert!(matches!(&newer, StoreError::NewerFormat { .. }), "{newer}");
     assert!(newer.to_string().contains("use a newer"), "{newer}");
     // A writer takes a damaged entry neither for its own nor for a gap.

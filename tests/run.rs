@@ -137,7 +137,8 @@ fn a_damaged_batch_is_dropped_by_name_and_sampled_again() {
 #[test]
 fn a_second_learner_is_fenced() {
     let small = Small::new();
-    let sets = ["learn.steps=40", "learn.max_staleness=1"];
+    // So many steps that the run does not end by itself.
+    let sets = ["learn.steps=4000", "learn.max_staleness=1"];
     let mut run = small.command("run", &sets).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     wait_for("a step", || small.path("store/steps").exists().then_some(()));
     let mut second = small.command("learn", &sets).stderr(Stdio::piped()).spawn().unwrap();

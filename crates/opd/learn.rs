@@ -136,15 +136,20 @@ async fn record_settings(job: &mut Context) -> Result<()> {
 /// again, each checked by its weights' digest.
 async fn resume(job: &mut Context, settings: &StepSettings) -> Result<Trainee> {
     let loader = PolicyLoader::open(&job.store, job.now(), &settings.device).await?;
-    let (checkpoint, steps) = (job.now().checkpoint, job.now().steps_after_checkpoint.clone());
-    let student = loader.load(&job.store, job.now(), checkpoint, None).await?;
-    let Some(student) = student else {
-        return Err(CommandError::new(format!("the weights of the checkpoint {checkpoint} are gone")));
+    let (learner, checkpoint) = loop {
+        let checkpoint = job.now().checkpoint;
+        match at_checkpoint(job, &loader, settings).await {
+            Ok(learner) => break (learner, checkpoint),
+            Err(error) => {
+                // Another learner that is still at work may have given them up for those of a later one.
+                job.follower.refresh().await?;
+                if job.now().checkpoint == checkpoint {
+                    return Err(error);
+                }
+            }
+        }
     };
-    let mut learner = Learner::new(student.network, settings.optimizer, settings.cut)?;
-    if let Some(moments) = job.now().moments.get(&checkpoint) {
-        learner.optimizer_mut().load_safetensors(&job.store.get(moments).await?)?;
-    }
+    let steps = job.now().steps_after_checkpoint.clone();
     let mut trainee = Trainee { learner, version: checkpoint, settings: settings.clone(), diverged: 0 };
     if !steps.is_empty() {
         say(&format!("resuming from {checkpoint}: {} recorded steps are executed again", steps.len()));
@@ -178,6 +183,18 @@ async fn resume(job: &mut Context, settings: &StepSettings) -> Result<Trainee> {
         trainee = outcome.trainee;
     }
     with_teacher(job, with_settings(trainee, settings.clone())?).await
+}
+
+/// A learner with weights and moments of the last checkpoint.
+async fn at_checkpoint(job: &Context, loader: &PolicyLoader, settings: &StepSettings) -> Result<Learner> {
+    let checkpoint = job.now().checkpoint;
+    let student = loader.load(&job.store, job.now(), checkpoint, None).await?;
+    let gone = || CommandError::new(format!("the weights of the checkpoint {checkpoint} are gone"));
+    let mut learner = Learner::new(student.ok_or_else(gone)?.network, settings.optimizer, settings.cut)?;
+    if let Some(moments) = job.now().moments.get(&checkpoint) {
+        learner.optimizer_mut().load_safetensors(&job.store.get(moments).await?)?;
+    }
+    Ok(learner)
 }
 
 /// The same weights and moments under other settings.

@@ -4,8 +4,9 @@
 use super::stages::Stages;
 use crate::{
     error::{CommandError, Result},
+    events,
     pace::Pace,
-    plan::{self, Learn, Next, Rollout, Score, Serves},
+    plan::{self, Lapsed, Learn, Next, Rollout, Score, Serves},
     simulation::{self, Chance},
 };
 use record::{
@@ -79,6 +80,8 @@ struct Run<'a> {
 }
 
 const SET: &str = simulation::SET;
+/// Nobody falls silent here.
+const NOBODY: Lapsed<'static> = &|_| false;
 
 /// Runs `setup` as a part of a longer run: the first fifth of the steps is not counted, and nothing runs dry at the end.
 ///
@@ -167,29 +170,28 @@ impl Run<'_> {
 
     /// A worker commits what it has done and takes on what its plan says.
     fn turn(&mut self, worker: &Worker, done: Option<Work>) -> Result<State> {
-        let nobody = |_: &str| false;
         let (name, pace) = (&worker.name, self.setup.pace);
-        if let Some(work) = done {
-            self.deliver(name, work)?;
-        }
         let serves = Serves { score_set: SET.into(), teachers: self.now.run.teachers.keys().cloned().collect() };
+        if let Some(work) = done {
+            self.deliver(worker, work, &serves)?;
+        }
         loop {
             let state = match worker.job {
-                Job::Rollout => match plan::rollout(&self.now, name, pace, &nobody) {
+                Job::Rollout => match plan::rollout(&self.now, name, pace, NOBODY) {
                     Next::Do(Rollout::Sample(of)) => {
                         let version = pace.sampling_version(&self.now);
                         State::Works(self.draw(&self.stages.rollout), Work::Sample { of, version })
                     }
-                    Next::Do(Rollout::Claim(of)) => {
-                        self.append(name, worker.job, Event::Claim(Claims { units: vec![of], ..Claims::default() }))?;
+                    Next::Do(Rollout::Claim(_)) => {
+                        self.append(worker, events::claim_rows(&self.now, name, pace, NOBODY))?;
                         continue;
                     }
                     Next::Wait | Next::Done => State::Waits(None),
                 },
-                Job::Score => match plan::score(&self.now, name, &serves, &nobody) {
+                Job::Score => match plan::score(&self.now, name, &serves, NOBODY) {
                     Next::Do(Score::Score(batch)) => State::Works(self.draw(&self.stages.score), Work::Score { batch }),
-                    Next::Do(Score::Claim(id)) => {
-                        self.append(name, worker.job, Event::Claim(Claims { batches: vec![id], ..Claims::default() }))?;
+                    Next::Do(Score::Claim(_)) => {
+                        self.append(worker, events::claim_batch(&self.now, name, &serves, NOBODY))?;
                         continue;
                     }
                     Next::Wait | Next::Done => State::Waits(None),
@@ -199,13 +201,9 @@ impl Run<'_> {
                         let rows = of.into_iter().map(|of| BatchRows { batch: of.batch, rows: of.rows }).collect();
                         State::Works(self.draw(&self.stages.learn), Work::Step { rows })
                     }
-                    Next::Do(Learn::Drop(dropped)) => {
-                        self.append(name, worker.job, Event::Drop { dropped })?;
+                    Next::Do(Learn::Drop(_) | Learn::Finish(_)) => {
+                        self.append(worker, events::end_rows(&self.now, SET, pace))?;
                         continue;
-                    }
-                    Next::Do(Learn::Finish(dropped)) => {
-                        self.append(name, worker.job, Event::Finish { dropped })?;
-                        State::Waits(None)
                     }
                     Next::Wait | Next::Done => State::Waits(None),
                 },
@@ -214,7 +212,7 @@ impl Run<'_> {
         }
     }
 
-    fn deliver(&mut self, worker: &str, work: Work) -> Result<()> {
+    fn deliver(&mut self, worker: &Worker, work: Work, serves: &Serves) -> Result<()> {
         let object = || ObjectRef { key: "x".into(), bytes: 1, digest: Digest::of(b"x") };
         match work {
             Work::Sample { of, version } => {
@@ -228,16 +226,12 @@ impl Run<'_> {
                     tokens: 1,
                     claims: Claims::default(),
                 };
-                self.append(worker, Job::Rollout, Event::Rollouts(rollouts))
+                self.append(worker, events::rollouts(&self.now, &rollouts, self.setup.pace, NOBODY, false))
             }
             Work::Score { batch } => {
-                // Dropped meanwhile: nobody wants its scores.
-                if self.now.batches.get(&batch).is_none_or(|batch| batch.pending.is_empty()) {
-                    return Ok(());
-                }
                 let (score_set, packing) = (SET.into(), None);
                 let scores = ScoreCommit { batch, score_set, object: object(), packing, claims: Claims::default() };
-                self.append(worker, Job::Score, Event::Scores(scores))
+                self.append(worker, events::scores(&self.now, &scores, serves, NOBODY, false))
             }
             Work::Step { rows } => {
                 let version = PolicyVersion(self.now.version.0 + 1);
@@ -256,13 +250,15 @@ impl Run<'_> {
                     settings: serde_json::Value::Null,
                     metrics: BTreeMap::new(),
                 };
-                self.append(worker, Job::Learn, Event::Step(Box::new(step)))
+                self.append(worker, events::step(&self.now, &step))
             }
         }
     }
 
-    fn append(&mut self, worker: &str, job: Job, event: Event) -> Result<()> {
-        let commit = simulation::commit(self.now.seq + 1, worker, job, event);
+    /// Commits what a job has to, if there is anything.
+    fn append(&mut self, worker: &Worker, event: Option<Event>) -> Result<()> {
+        let Some(event) = event else { return Ok(()) };
+        let commit = simulation::commit(self.now.seq + 1, &worker.name, worker.job, event);
         self.now.apply(&commit).map_err(|error| CommandError::new(error.to_string()))
     }
 }

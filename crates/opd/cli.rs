@@ -83,6 +83,8 @@ enum Command {
     },
     /// Say what more workers, other cores or another staleness would make of a run.
     Plan(crate::forecast::Args),
+    /// Make a grid of runs with several seeds, and show what came of them as one table.
+    Sweep(crate::sweep::Args),
     /// Print who worked when as a Chrome trace (chrome://tracing, Perfetto).
     Trace {
         /// The store: a directory, file:///..., or s3://bucket/prefix.
@@ -147,6 +149,7 @@ pub fn run(cli: Cli) -> Result<()> {
                 export_policy::run(&store, &version, &dir, &dtype, &Stop::listen()).await
             }
             Command::Trace { store } => crate::trace::run(&store).await,
+            Command::Sweep(args) => crate::sweep::run(args).await,
             Command::Plan(args) => crate::forecast::run(args).await,
             Command::Status { store } => status::run(&store).await,
             Command::Sql { store, query, at, format } => sql::run(&store, &query, at, format).await,

@@ -17,6 +17,7 @@
 //! - [`s3`]: the same in a bucket, with the same weights;
 //! - [`screen`]: what people see;
 //! - [`smollm2`]: real weights, and the pipeline around them;
+//! - [`sweep`]: a grid of runs, gone on with, asked and drawn;
 //! - [`teachers`]: several teachers, each for its own prompts.
 
 mod arith;
@@ -37,4 +38,5 @@ mod s3;
 mod screen;
 mod smollm2;
 mod support;
+mod sweep;
 mod teachers;

@@ -117,8 +117,11 @@ fn complaint(sweep: &Sweep, failed: &[String]) -> CommandError {
     match failed.len() {
         0 => CommandError::new(format!("sweep `{}`: no run is finished yet", sweep.name))
             .hint("without --results they are made"),
-        count => CommandError::new(format!("{count} runs failed: {}", failed.join(", ")))
-            .hint("their last words are above; the same command tries them again"),
+        count => {
+            let runs = if count == 1 { "1 run" } else { &format!("{count} runs") };
+            CommandError::new(format!("{runs} failed: {}", failed.join(", ")))
+                .hint("the last words of each are above; the same command tries again")
+        }
     }
 }
 

@@ -35,6 +35,9 @@ pub struct Sweep {
     /// Keys with the values that each arm is run with: every combination.
     #[serde(default)]
     pub grid: BTreeMap<String, Vec<Value>>,
+    /// Keys that have the value of a key of the grid: `"learn.max_staleness" = "rollout.lag"`.
+    #[serde(default)]
+    pub tie: BTreeMap<String, String>,
     /// What `--plot` draws.
     #[serde(default)]
     pub plot: Plot,
@@ -112,6 +115,11 @@ impl Sweep {
         if let Some((key, _)) = self.grid.iter().find(|(_, values)| values.is_empty()) {
             return Err(fault(format!("`grid.\"{key}\"` is empty")).hint("give it a value, or leave it out"));
         }
+        if let Some((key, to)) = self.tie.iter().find(|(_, to)| !self.grid.contains_key(*to)) {
+            let known: Vec<&str> = self.grid.keys().map(String::as_str).collect();
+            return Err(fault(format!("`tie.\"{key}\"` is `{to}`, which is no key of the grid"))
+                .hint(format!("the grid has {}", if known.is_empty() { "none".into() } else { known.join(", ") })));
+        }
         let none = BTreeMap::from([(String::new(), Table::new())]);
         let arms = if self.arms.is_empty() { &none } else { &self.arms };
         let mut members = Vec::new();
@@ -143,7 +151,8 @@ impl Sweep {
         words.extend(at_point.iter().map(|(key, value)| format!("{}{}", last_word(key), short(value))));
         words.push(format!("seed{seed}"));
         let name = words.iter().filter(|word| !word.is_empty()).map(|word| plain(word)).collect::<Vec<_>>().join("-");
-        let all = self.set.iter().chain(settings).chain(at_point);
+        let tied = self.tie.iter().filter_map(|(key, to)| Some((key, at_point.iter().find(|(of, _)| *of == to)?.1)));
+        let all = self.set.iter().chain(settings).chain(at_point.iter().copied()).chain(tied);
         let mut sets = all.map(|(key, value)| as_set(key, value)).collect::<Result<Vec<_>>>()?;
         sets.push(format!("seed={seed}"));
         let url = Value::String(format!("{}/{name}", self.into.trim_end_matches('/')));
@@ -223,6 +232,8 @@ mod tests {
         "learn.estimator" = { name = "reverse_kl_mc", draws = 16 }
         [grid]
         "rollout.lag" = [0, 16]
+        [tie]
+        "learn.max_staleness" = "rollout.lag"
     "#;
 
     #[test]
@@ -243,6 +254,7 @@ mod tests {
         let last = &members[7];
         assert_eq!((last.pipeline.seed, last.pipeline.rollout.lag, last.pipeline.learn.steps), (2, 16, 7));
         assert_eq!(last.pipeline.store.url, "runs/lag/reverse-lag16-seed2");
+        assert_eq!(last.pipeline.learn.max_staleness, 16);
         assert_eq!(last.pipeline.learn.estimator.needs().teacher_top_k, 0);
     }
 
@@ -259,8 +271,9 @@ mod tests {
             ("[1, 2]", "[]", "`seeds` is empty"),
             ("[0, 16]", "[]", "`grid.\"rollout.lag\"` is empty"),
             ("[0, 16]", "[16, 16]", "two runs are named `forward-lag16-seed1`"),
-            ("rollout.lag", "rollout.lagg", "run `forward-lagg0-seed1`: pipeline at `rollout.lagg`: unknown field"),
-            ("rollout.lag", "rollout.lagg", "did you mean `lag`?"),
+            ("learn.steps", "learn.stps", "run `forward-lag0-seed1`: pipeline at `learn.stps`: unknown field"),
+            ("learn.steps", "learn.stps", "did you mean `steps`?"),
+            ("= \"rollout.lag\"", "= \"rollout.lug\"", "which is no key of the grid\nhint: the grid has rollout.lag"),
             ("\"learn.estimator\" = {", "learn = {", "would replace the whole section"),
             ("seeds", "seds", "did you mean `seeds`?"),
             ("p.toml", "q.toml", "q.toml`: No such file"),

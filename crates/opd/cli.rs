@@ -161,7 +161,7 @@ async fn job(job: Job, args: JobArgs, teachers: &[String]) -> Result<()> {
         Job::Rollout => pipeline.rollout.threads,
         Job::Score => pipeline.score.threads,
         Job::Eval => pipeline.eval.as_ref().map_or(1, |eval| eval.threads),
-        Job::Learn | Job::Run => pipeline.learn.threads,
+        Job::Learn | Job::Run | Job::Store => pipeline.learn.threads,
     };
     // Before there is a run to wait for.
     let teachers = score::served(&pipeline, teachers)?;
@@ -177,7 +177,7 @@ async fn job(job: Job, args: JobArgs, teachers: &[String]) -> Result<()> {
         Job::Rollout => crate::rollout::run(context).await,
         Job::Score => score::run(context, teachers).await,
         Job::Eval => crate::eval::run(context).await,
-        Job::Learn | Job::Run => learn::run(context).await,
+        Job::Learn | Job::Run | Job::Store => learn::run(context).await,
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
 use bytes::Bytes;
 use futures::TryStreamExt;
 use learner::{EstimatorConfig, Learner, LearnerSettings, OptimizerConfig, StepReport, TrainRow};
-use record::{BatchId, BatchRows, ConsumedRollout, Digest, Event, Policy, PolicyVersion, StepCommit, encode_step};
+use record::{BatchId, BatchRows, ConsumedRollout, Digest, Event, Policy, PolicyVersion, Retirement, StepCommit, encode_step};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use store::{BatchError, Scored, SelectedBatch, Snapshot, StoreError};
@@ -370,7 +370,8 @@ async fn retire(job: &mut Context) -> Result<()> {
             let (policies, moments) = plan(now);
             let weights = policies.iter().filter_map(|version| now.policies.get(version)).map(|policy| &policy.weights);
             objects = weights.chain(moments.iter().filter_map(|version| now.moments.get(version))).cloned().collect();
-            (!policies.is_empty() || !moments.is_empty()).then_some(Event::Retire { policies, moments })
+            let retired = Retirement { policies, moments, ..Retirement::default() };
+            (!retired.is_empty()).then_some(Event::Retire(retired))
         })
         .await?;
     if retired.is_some() {

@@ -187,8 +187,8 @@ pub fn eval(now: &Snapshot, sets: &[String], every: u64, steps: u64) -> Next<(Po
     if now.finished { Next::Done } else { Next::Wait }
 }
 
-/// Policy versions and moments that nobody needs any more: all but the first, the newest `keep`, the checkpoint, and
-/// versions that wait for an evaluation.
+/// Policy versions and moments that nobody needs any more: all but the first, the newest `keep`, the checkpoint, those that are
+/// pinned, and versions that wait for an evaluation.
 pub fn retire(
     now: &Snapshot,
     keep: usize,
@@ -198,8 +198,9 @@ pub fn retire(
     let kept = |version: &&PolicyVersion| {
         version.0 == 0 || newest.contains(version) || **version == now.checkpoint || awaits_eval(**version)
     };
-    let policies = now.policies.keys().filter(|version| !kept(version)).copied().collect();
-    let moments = now.moments.keys().filter(|version| **version != now.checkpoint).copied().collect();
+    let free = |version: &&PolicyVersion| now.pin_of(**version).is_none();
+    let policies = now.policies.keys().filter(|version| !kept(version)).filter(free).copied().collect();
+    let moments = now.moments.keys().filter(|version| **version != now.checkpoint).filter(free).copied().collect();
     (policies, moments)
 }
 

@@ -20,8 +20,9 @@ use record::{Commit, Digest, ObjectRef};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// The version of a snapshot's JSON. One that is not known is passed over: the log has it all.
-const FORMAT: u32 = 1;
+/// The version of a snapshot's JSON. One that is later is passed over: the log has it all. 2 has pins; a program that does not
+/// know them must not begin behind them.
+const FORMAT: u32 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -50,8 +51,8 @@ fn read_snapshot(seq: u64, bytes: &[u8]) -> Result<Snapshot, String> {
     let end = bytes.iter().position(|byte| *byte == b'\n').ok_or("it has no header")?;
     let (header, state) = (&bytes[..end], &bytes[end + 1..]);
     let header: Header = serde_json::from_slice(header).map_err(|error| error.to_string())?;
-    if header.format != FORMAT {
-        return Err(format!("its format is {}, not {FORMAT}", header.format));
+    if header.format > FORMAT {
+        return Err(format!("its format is {}, this program reads up to {FORMAT}", header.format));
     }
     if header.digest != Digest::of(state) {
         return Err(format!("its state has not the digest {}", header.digest));

@@ -5,7 +5,7 @@ use crate::{
     context::Context,
     error::{CommandError, Result},
     estimate::{self, EstimateArgs},
-    export_policy, identity, learn, preflight, score, sft, sql, status,
+    export_policy, identity, keep, learn, preflight, score, sft, sql, status,
     stop::Stop,
 };
 use clap::{Args, Parser, Subcommand};
@@ -88,6 +88,18 @@ enum Command {
         /// The store: a directory, file:///..., or s3://bucket/prefix.
         store: String,
     },
+    /// Read a store and say what is not as it should be.
+    Verify(keep::Verify),
+    /// Say what takes how much room in a store, and what retention would free.
+    Du(keep::Du),
+    /// Give up old rollouts, scores, step records, weights and moments.
+    Retain(keep::Retain),
+    /// Delete what no commit names and what was given up.
+    Gc(keep::Gc),
+    /// Keep what is there now whatever retention says; or list what is kept so.
+    Pin(keep::PinArgs),
+    /// Take a pin away.
+    Unpin(keep::Unpin),
     /// Ask a store a question in SQL.
     Sql {
         /// The store: a directory, file:///..., or s3://bucket/prefix.
@@ -149,6 +161,12 @@ pub fn run(cli: Cli) -> Result<()> {
             Command::Trace { store } => crate::trace::run(&store).await,
             Command::Plan(args) => crate::forecast::run(args).await,
             Command::Status { store } => status::run(&store).await,
+            Command::Verify(args) => args.run().await,
+            Command::Du(args) => args.run().await,
+            Command::Retain(args) => args.run().await,
+            Command::Gc(args) => args.run().await,
+            Command::Pin(args) => args.run().await,
+            Command::Unpin(args) => args.run().await,
             Command::Sql { store, query, at, format } => sql::run(&store, &query, at, format).await,
         }
     })

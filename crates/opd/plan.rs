@@ -1,6 +1,9 @@
 //! What is next for each job: pure functions of a snapshot, so that tests and simulations can drive every interleaving.
 
-use crate::pace::{Pace, WhenStale};
+use crate::{
+    config::Pipeline,
+    pace::{Pace, WhenStale},
+};
 use record::{BatchId, BatchRows, DropReason, Dropped, PolicyVersion, RowSet, UnitRows};
 use std::collections::{BTreeMap, BTreeSet};
 use store::{Batch, SelectedBatch, Snapshot, UnitClaim};
@@ -185,6 +188,14 @@ pub fn eval(now: &Snapshot, sets: &[String], every: u64, steps: u64) -> Next<(Po
         }
     }
     if now.finished { Next::Done } else { Next::Wait }
+}
+
+/// Whether `version` is to be evaluated on some set and has not been.
+pub fn awaits_eval(now: &Snapshot, pipeline: &Pipeline, version: PolicyVersion) -> bool {
+    pipeline.eval.as_ref().is_some_and(|eval| {
+        let done = |set: &String| now.evaluated.get(set).is_some_and(|done| done.contains(&version));
+        is_eval_due(version, eval.every, pipeline.learn.steps) && !eval.sets.keys().all(done)
+    })
 }
 
 /// Policy versions and moments that nobody needs any more: all but the first, the newest `keep`, the checkpoint, those that are

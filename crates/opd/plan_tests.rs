@@ -2,8 +2,8 @@
 
 use super::*;
 use record::{
-    Claims, Commit, Digest, EvalCommit, Event, FORMAT, Job, ObjectRef, Policy, Retirement, RolloutCommit, ScoreCommit, StepCommit,
-    Work,
+    Claims, Commit, Digest, EvalCommit, Event, FORMAT, Job, ObjectRef, Policy, Retirement, RolloutCommit, ScoreCommit,
+    StepCommit, Work,
 };
 use std::collections::BTreeMap;
 

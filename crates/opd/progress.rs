@@ -154,6 +154,14 @@ impl Line {
         }
     }
 
+    /// Does something that writes to the terminal, with the live line out of the way.
+    pub fn suspend(&self, write: impl FnOnce()) {
+        match &self.bar {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+
     /// Removes the live line.
     pub fn clear(&self) {
         if let Some(bar) = &self.bar {

@@ -5,8 +5,8 @@
 use query::{Format, QueryError, Session};
 use record::{
     BatchRows, Claims, ConsumedRollout, Digest, DropReason, Dropped, EvalCommit, Event, Finish, Job, NewRollout,
-    ObjectRef, Policy, PolicyVersion, PromptSet, Ragged, Retirement, RolloutBatch, RolloutBatchInfo, RolloutCommit, RowSet, Run,
-    Sample, Score, ScoreCommit, ScoreSet, ScoredBatch, StepCommit, UnitRows, Units, Work, encode_step,
+    ObjectRef, Policy, PolicyVersion, PromptSet, Ragged, Retirement, RolloutBatch, RolloutBatchInfo, RolloutCommit,
+    RowSet, Run, Sample, Score, ScoreCommit, ScoreSet, ScoredBatch, StepCommit, UnitRows, Units, Work, encode_step,
 };
 use std::collections::BTreeMap;
 use store::{Follower, Store};

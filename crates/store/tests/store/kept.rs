@@ -72,10 +72,7 @@ async fn a_pin_keeps_weights_until_it_is_taken_away() {
         append(&mut follower, pin("a", end, 1, 1)).await.unwrap();
     }
     assert_eq!(append(&mut follower, pin("a", end, 0, 1)).await.unwrap_err(), "there is another pin `a`");
-    assert_eq!(
-        append(&mut follower, retire(&[1], &[], &[])).await.unwrap_err(),
-        "policy v1 is kept by the pin `a`"
-    );
+    assert_eq!(append(&mut follower, retire(&[1], &[], &[])).await.unwrap_err(), "policy v1 is kept by the pin `a`");
     append(&mut follower, retire(&[0], &[], &[])).await.unwrap();
     append(&mut follower, Event::Unpin { name: "a".into() }).await.unwrap();
     append(&mut follower, retire(&[1], &[], &[])).await.unwrap();

@@ -17,7 +17,8 @@
 //! - [`s3`]: the same in a bucket, with the same weights;
 //! - [`screen`]: what people see;
 //! - [`smollm2`]: real weights, and the pipeline around them;
-//! - [`teachers`]: several teachers, each for its own prompts.
+//! - [`teachers`]: several teachers, each for its own prompts;
+//! - [`upkeep`]: verify, du, retain, gc and pins.
 
 mod arith;
 mod bad_input;
@@ -38,3 +39,4 @@ mod screen;
 mod smollm2;
 mod support;
 mod teachers;
+mod upkeep;

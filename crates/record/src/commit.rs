@@ -420,7 +420,7 @@ impl Retirement {
     }
 }
 
-/// What commits up to `at` name of the policy versions from `first` to `last`, as far as it is kept when the pin is made:
+/// What commits up to `upto` name of the policy versions from `first` to `last`, as far as it is kept when the pin is made:
 /// rollouts that these sampled and their scores, records of the steps that made them, their weights and moments.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -428,7 +428,7 @@ pub struct Pin {
     /// By which it is taken away again.
     pub name: String,
     /// The last commit that is covered.
-    pub at: u64,
+    pub upto: u64,
     /// The first policy version that is covered.
     pub first: PolicyVersion,
     /// The last.
@@ -438,7 +438,7 @@ pub struct Pin {
 impl Pin {
     /// Whether it covers something of `version` that commit `seq` names.
     pub fn covers(&self, seq: u64, version: PolicyVersion) -> bool {
-        seq <= self.at && self.covers_version(version)
+        seq <= self.upto && self.covers_version(version)
     }
 
     /// Whether it covers weights and moments of `version`, those that were made up to its commit.

@@ -428,8 +428,8 @@ impl Snapshot {
     }
 
     fn pin(&mut self, pin: &Pin) -> Result<(), String> {
-        if pin.at > self.seq {
-            return Err(format!("it covers commits up to {}, the log ends at {}", pin.at, self.seq));
+        if pin.upto > self.seq {
+            return Err(format!("it covers commits up to {}, the log ends at {}", pin.upto, self.seq));
         }
         if pin.first > pin.last || pin.last > self.version {
             return Err(format!("it covers {} to {}, the learner is at {}", pin.first, pin.last, self.version));

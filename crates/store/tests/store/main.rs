@@ -6,6 +6,7 @@
 //! - `history`: snapshots and segments change nothing but speed;
 //! - `kept`: pins, and what is given up;
 //! - `streaming`: selections and the stream of scored batches;
+//! - `upkeep`: what is deleted, and what is found;
 //! - `damage`: truncated, flipped and missing files;
 //! - `documents`: what `schemas/commit.md` says is what is read.
 
@@ -19,3 +20,4 @@ mod kept;
 mod material;
 mod races;
 mod streaming;
+mod upkeep;

@@ -18,7 +18,8 @@
 //! - [`screen`]: what people see;
 //! - [`smollm2`]: real weights, and the pipeline around them;
 //! - [`sweep`]: a grid of runs, gone on with, asked and drawn;
-//! - [`teachers`]: several teachers, each for its own prompts.
+//! - [`teachers`]: several teachers, each for its own prompts;
+//! - [`upkeep`]: verify, du, retain, gc and pins.
 
 mod arith;
 mod bad_input;
@@ -40,3 +41,4 @@ mod smollm2;
 mod support;
 mod sweep;
 mod teachers;
+mod upkeep;

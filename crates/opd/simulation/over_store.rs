@@ -8,8 +8,15 @@ use super::{
     identity,
     jobs::{At, live},
 };
+use crate::keep::retain;
 use record::Job;
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 use store::{
     Key, Store, StoreError, StoreOptions,
     simulated::{Faulty, Tasks, at_once, below, pause},
@@ -24,9 +31,14 @@ struct Weather {
     kills: u64,
     /// Learners that think they are the one.
     learners: u32,
+    /// Whether somebody gives up and deletes what is not needed all the while.
+    collected: bool,
 }
 
-const CALM: Weather = Weather { faults: 0, kills: 0, learners: 1 };
+const CALM: Weather = Weather { faults: 0, kills: 0, learners: 1, collected: false };
+
+/// Twice what a commit may take from when it is planned until it lands, late and after a lost answer.
+const GRACE: Duration = Duration::from_secs(240);
 
 /// Generous: a run that needs more turns than this is stuck.
 const TURNS: u64 = 400_000;
@@ -37,7 +49,23 @@ struct Outcome {
     weights: Vec<u8>,
     commits: u64,
     kills: u64,
+    deleted: u64,
     met: BTreeMap<String, u64>,
+}
+
+/// Gives up every batch that nobody needs, and deletes, again and again, as `opd retain` and `opd gc` do.
+async fn collect(store: Store, deleted: Rc<Cell<u64>>, audit: Rc<RefCell<Audit>>) {
+    loop {
+        pause(Duration::from_millis(below(60_000))).await;
+        match retain::give_up_all(&store).await {
+            Err(error) if error.to_string().contains("contradicts") => audit.borrow_mut().fail(error.to_string()),
+            _ => {}
+        }
+        let Ok(inventory) = store.inventory(true).await else { continue };
+        for garbage in inventory.collection(GRACE).old {
+            deleted.set(deleted.get() + u64::from(store.delete_garbage(&garbage).await.is_ok()));
+        }
+    }
 }
 
 fn simulate(shape: Shape, weather: Weather, seed: u64) -> Result<Outcome, String> {
@@ -54,8 +82,14 @@ fn simulate(shape: Shape, weather: Weather, seed: u64) -> Result<Outcome, String
         poll: Duration::from_millis(500),
         attempts: 3,
         timeout: Duration::from_secs(5),
+        grace: GRACE,
         ..StoreOptions::default()
     };
+    let deleted = Rc::new(Cell::new(0));
+    if weather.collected {
+        let store = Store::with_backend(objects.clone(), options.clone());
+        tasks.start(collect(store, deleted.clone(), audit.clone()));
+    }
     let workers = 0..shape.workers as u32;
     let jobs = workers.flat_map(|i| [(Job::Rollout, i), (Job::Score, i)]);
     // Two begin the run at once.
@@ -98,7 +132,7 @@ fn simulate(shape: Shape, weather: Weather, seed: u64) -> Result<Outcome, String
             audit.check_end()?;
             let (trained, weights) = (audit.trained.clone(), audit.weights.clone());
             let commits = audit.now().map_or(0, |now| now.seq + 1);
-            return Ok(Outcome { trained, weights, commits, kills, met: objects.met() });
+            return Ok(Outcome { trained, weights, commits, kills, deleted: deleted.get(), met: objects.met() });
         }
         if !tasks.turn() {
             return Err("nothing can go on, and the run is not finished".into());
@@ -120,7 +154,12 @@ fn check(shape: Shape, weather: Weather, seed: u64) -> Outcome {
 
 fn any_weather(seed: u64) -> Weather {
     let mut chance = super::Chance(seed ^ 0x5eed);
-    Weather { faults: chance.below(25), kills: chance.below(40), learners: 1 + chance.below(4) as u32 / 3 }
+    Weather {
+        faults: chance.below(25),
+        kills: chance.below(40),
+        learners: 1 + chance.below(4) as u32 / 3,
+        collected: false,
+    }
 }
 
 /// A run of few steps, in any way a run can be.
@@ -154,10 +193,25 @@ fn strictly_synchronous_a_run_over_a_faulty_store_makes_the_same_weights_as_an_u
         shape.pace.steps = 5;
         shape.publish_every = 1;
         let calm = check(shape, CALM, seed);
-        let weather = Weather { faults: 20, kills: 30, learners: 2 };
+        let weather = Weather { faults: 20, kills: 30, learners: 2, collected: false };
         let disturbed = check(shape, weather, seed);
         assert_eq!((disturbed.trained, disturbed.weights), (calm.trained, calm.weights), "seed {seed}");
     }
+}
+
+#[test]
+fn giving_up_and_deleting_while_a_run_goes_on_loses_nothing() {
+    let (seeds, mut deleted) = (super::seeds(8), 0);
+    for seed in seeds.clone() {
+        let mut shape = any_shape(seed);
+        shape.pace.steps = 8;
+        let weather = Weather { faults: 20, kills: 40, learners: 2, collected: true };
+        deleted += check(shape, weather, seed).deleted;
+    }
+    println!("over a store that is collected, {deleted} objects deleted");
+    println!("seeds {} to {}: all held", seeds.start, seeds.end - 1);
+    // A collector that finds nothing says nothing.
+    assert!(seeds.end - seeds.start < 8 || deleted > 50, "{deleted}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! - `races`: many writers, one log;
 //! - `faults`: a backend that fails, hangs and loses acknowledgements;
 //! - `history`: snapshots and segments change nothing but speed;
+//! - `score_sets`: score sets beside the run's own;
 //! - `streaming`: selections and the stream of scored batches;
 //! - `damage`: truncated, flipped and missing files;
 //! - `documents`: what `schemas/commit.md` says is what is read.
@@ -16,4 +17,5 @@ mod faults;
 mod history;
 mod material;
 mod races;
+mod score_sets;
 mod streaming;

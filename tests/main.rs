@@ -4,6 +4,7 @@
 //! - [`bad_input`]: what is wrong is said before any work, and nothing is written;
 //! - [`codec`]: packed scores and rollouts, read as plain ones;
 //! - [`collect`]: a store as a data set, and policies as Hugging Face directories;
+//! - [`compact`]: a score set once more in fewer bytes;
 //! - [`crash`]: jobs killed between object and commit, and at any moment;
 //! - [`estimate`]: bias, variance and bytes of every estimator on a store;
 //! - [`forecast`]: what a run would be with other workers;
@@ -25,6 +26,7 @@ mod arith;
 mod bad_input;
 mod codec;
 mod collect;
+mod compact;
 mod crash;
 mod estimate;
 mod forecast;

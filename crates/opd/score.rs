@@ -129,7 +129,14 @@ async fn deliver(job: &mut Context, id: BatchId, serves: &Serves, scored: &Score
     job.pass(Point::AfterPut);
     let (lapsed, goes_on) = (job.look().await?, !job.stop.is_asked());
     let packing = (codec != Codec::Plain).then_some(packing);
-    let scores = ScoreCommit { batch: id, score_set: score_set.clone(), object, packing, claims: Claims::default() };
+    let scores = ScoreCommit {
+        batch: id,
+        score_set: score_set.clone(),
+        parent: None,
+        object,
+        packing,
+        claims: Claims::default(),
+    };
     job.append(tokens, |now| events::scores(now, &scores, serves, &|worker| lapsed.contains(worker), goes_on)).await?;
     Ok(())
 }

@@ -1,8 +1,11 @@
 //! The log with what its tables look up: which commit delivered a batch, what was retired, which evaluations count.
 
 use crate::QueryError;
-use record::{BatchId, BatchRows, Commit, Event, PolicyVersion, RolloutCommit, Run, StepCommit};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use record::{
+    BatchId, BatchRows, Commit, Event, PolicyVersion, RolloutCommit, Run, ScoreCommit, ScoreSet, ScoreSetCommit,
+    StepCommit,
+};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// A prefix of a log.
 ///
@@ -14,6 +17,10 @@ pub(crate) struct Log {
     delivered: HashMap<BatchId, usize>,
     given_up: Retired,
     counted_evals: HashSet<u64>,
+    /// Those beside the run's own, by name.
+    score_sets: BTreeMap<String, ScoreSetCommit>,
+    /// Places of the scores that count.
+    scorings: Vec<usize>,
 }
 
 /// What the log gives up, up to its last commit: what is gone is gone for every question, whichever moment it asks about.
@@ -49,14 +56,25 @@ impl Log {
             Some(other) => return Err(damaged(0, format!("it is `{}`, not the identity of a run", other.kind()))),
             None => return Err(damaged(0, "it is missing".into())),
         };
-        let mut log =
-            Self { run, commits: Vec::new(), delivered: HashMap::new(), given_up, counted_evals: HashSet::new() };
-        let mut evaluated = HashSet::new();
+        let mut log = Self {
+            run,
+            commits: Vec::new(),
+            delivered: HashMap::new(),
+            given_up,
+            counted_evals: HashSet::new(),
+            score_sets: BTreeMap::new(),
+            scorings: Vec::new(),
+        };
+        let (mut evaluated, mut scored) = (HashSet::new(), HashSet::new());
         for (i, commit) in commits.iter().enumerate() {
             match &commit.event {
                 Event::Rollouts(rollouts) => {
                     log.delivered.insert(rollouts.batch.clone(), i);
                 }
+                Event::ScoreSet(set) => {
+                    log.score_sets.insert(set.score_set.clone(), set.clone());
+                }
+                Event::Scores(of) if scored.insert((of.score_set.as_str(), of.batch.as_str())) => log.scorings.push(i),
                 Event::Eval(eval) if evaluated.insert((eval.eval_set.as_str(), eval.policy_version)) => {
                     log.counted_evals.insert(commit.seq);
                 }
@@ -110,6 +128,27 @@ impl Log {
     /// Whether the evaluation of commit `seq` is the first of its eval set and version.
     pub fn counts(&self, seq: u64) -> bool {
         self.counted_evals.contains(&seq)
+    }
+
+    /// What a score set holds, of the run's own or beside them.
+    pub fn holds(&self, score_set: &str) -> Option<&ScoreSet> {
+        self.run.score_sets.get(score_set).or_else(|| Some(&self.score_sets.get(score_set)?.holds))
+    }
+
+    /// Every score set with what it holds and the one it was made from, the run's own first.
+    pub fn score_sets(&self) -> impl Iterator<Item = (&str, &ScoreSet, Option<&str>)> {
+        let own = self.run.score_sets.iter().map(|(name, holds)| (name.as_str(), holds, None));
+        own.chain(self.score_sets.values().map(|set| (set.score_set.as_str(), &set.holds, set.parent.as_deref())))
+    }
+
+    /// Every scored batch of every score set that is kept, in the order of the log, with its rollouts.
+    pub fn scorings(&self) -> impl Iterator<Item = (&ScoreCommit, &RolloutCommit)> {
+        self.scorings.iter().filter_map(|i| match &self.commits[*i].event {
+            Event::Scores(scores) if !self.batch_is_retired(&scores.batch) => {
+                Some((scores, self.delivered(&scores.batch)))
+            }
+            _ => None,
+        })
     }
 
     /// The run's default score set: that of the newest step, and before there is one the first by name.

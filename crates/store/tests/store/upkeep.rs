@@ -216,6 +216,7 @@ async fn rows_that_do_not_fit_their_commit_are_found() {
     // The batch of another unit, and scores of another batch.
     let other = store.put_rollouts("u1", &rollouts("u7", 7, 0)).await.unwrap();
     let event = Event::Rollouts(record::RolloutCommit {
+        codec: None,
         batch: "u1".into(),
         of: record::UnitRows { unit: 1, rows: RowSet::first(ROWS) },
         policy_version: PolicyVersion(0),
@@ -227,7 +228,14 @@ async fn rows_that_do_not_fit_their_commit_are_found() {
     follower.append(work("w"), |_| Some(event.clone())).await.unwrap();
     let stray = store.put_scores(SET, "u0", &scored(rollouts("u8", 8, 0))).await.unwrap();
     let (batch, score_set, claims) = ("u0".to_string(), SET.to_string(), Default::default());
-    let event = Event::Scores(record::ScoreCommit { batch, score_set, object: stray.clone(), packing: None, claims });
+    let event = Event::Scores(record::ScoreCommit {
+        batch,
+        score_set,
+        object: stray.clone(),
+        packing: None,
+        parent: None,
+        claims,
+    });
     follower.append(work("w"), |_| Some(event.clone())).await.unwrap();
     // A record that lacks the rows of its step.
     score_second(&mut follower).await;
@@ -247,7 +255,7 @@ async fn rows_that_do_not_fit_their_commit_are_found() {
 async fn score_second(follower: &mut Follower) {
     let object: ObjectRef = follower.store().put_scores(SET, "u1", &scored(rollouts("u1", 1, 0))).await.unwrap();
     let (batch, score_set, claims) = ("u1".to_string(), SET.to_string(), Default::default());
-    let event = Event::Scores(record::ScoreCommit { batch, score_set, object, packing: None, claims });
+    let event = Event::Scores(record::ScoreCommit { batch, score_set, object, packing: None, parent: None, claims });
     follower.append(work("w"), |_| Some(event.clone())).await.unwrap();
 }
 
@@ -295,6 +303,7 @@ async fn what_waited_long_is_put_again_before_it_is_named() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     let commit = |unit: u64, object: &ObjectRef| {
         Event::Rollouts(record::RolloutCommit {
+            codec: None,
             batch: format!("u{unit}"),
             of: record::UnitRows { unit, rows: RowSet::first(ROWS) },
             policy_version: PolicyVersion(0),

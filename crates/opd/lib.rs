@@ -41,3 +41,4 @@ pub mod status;
 pub mod stop;
 pub mod teachers;
 pub mod trace;
+pub mod warnings;

@@ -39,6 +39,7 @@
 
 mod backend;
 mod batches;
+mod cache;
 mod chance;
 mod clock;
 mod durable;
@@ -62,7 +63,7 @@ pub use error::{Result, StoreError};
 pub use follower::Follower;
 pub use keys::{Key, Kind};
 pub use object::Usage;
-pub use options::StoreOptions;
+pub use options::{CacheOptions, StoreOptions};
 pub use selection::{SelectedBatch, Selection, Staleness, Versions};
 pub use snapshot::{Batch, Ended, FoldError, Snapshot, UnitClaim, Worker};
 pub use store::Store;

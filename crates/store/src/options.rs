@@ -1,6 +1,6 @@
 //! How a store is used; nothing here changes what is stored.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 /// Settings of a [`Store`](crate::Store).
 #[derive(Clone, Debug, PartialEq)]
@@ -10,7 +10,7 @@ pub struct StoreOptions {
     pub fsync: bool,
     /// A history segment and a snapshot are written after every so many commits.
     pub snapshot_every: u64,
-    /// How long to wait before looking for the next commit again.
+    /// The longest wait before looking for the next commit again; see [`Follower::wait`](crate::Follower::wait).
     pub poll: Duration,
     /// How many batches a stream reads ahead.
     pub prefetch: usize,
@@ -18,6 +18,17 @@ pub struct StoreOptions {
     pub attempts: u32,
     /// After this long without an answer, what became of a commit is looked up.
     pub timeout: Duration,
+    /// Buckets: where copies of objects are kept, so that none is fetched twice. A local store's are mapped where they lie.
+    pub cache: Option<CacheOptions>,
+}
+
+/// A folder of copies of a bucket's objects, which any number of processes may share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheOptions {
+    /// The folder.
+    pub path: PathBuf,
+    /// The most bytes that copies may take, together.
+    pub bytes: u64,
 }
 
 impl Default for StoreOptions {
@@ -29,6 +40,7 @@ impl Default for StoreOptions {
             prefetch: 4,
             attempts: 8,
             timeout: Duration::from_secs(30),
+            cache: None,
         }
     }
 }

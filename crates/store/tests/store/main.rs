@@ -5,10 +5,13 @@
 //! - `faults`: a backend that fails, hangs and loses acknowledgements;
 //! - `history`: snapshots and segments change nothing but speed;
 //! - `streaming`: selections and the stream of scored batches;
+//! - `caching`: copies on a local disk change nothing but the number of requests;
+//! - `waiting`: how often who waits looks, and how soon it sees;
 //! - `damage`: truncated, flipped and missing files;
 //! - `documents`: what `schemas/commit.md` says is what is read.
 
 mod bed;
+mod caching;
 mod conformance;
 mod damage;
 mod documents;
@@ -17,3 +20,4 @@ mod history;
 mod material;
 mod races;
 mod streaming;
+mod waiting;

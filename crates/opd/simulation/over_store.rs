@@ -6,7 +6,7 @@ use super::{
     Shape, any_shape,
     audit::Audit,
     identity,
-    jobs::{At, live},
+    jobs::{At, LearnerFault, live},
 };
 use record::Job;
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc, time::Duration};
@@ -24,9 +24,11 @@ struct Weather {
     kills: u64,
     /// Learners that think they are the one.
     learners: u32,
+    /// What they do wrong.
+    fault: LearnerFault,
 }
 
-const CALM: Weather = Weather { faults: 0, kills: 0, learners: 1 };
+const CALM: Weather = Weather { faults: 0, kills: 0, learners: 1, fault: LearnerFault::None };
 
 /// Generous: a run that needs more turns than this is stuck.
 const TURNS: u64 = 400_000;
@@ -58,17 +60,20 @@ fn simulate(shape: Shape, weather: Weather, seed: u64) -> Result<Outcome, String
     };
     let workers = 0..shape.workers as u32;
     let jobs = workers.flat_map(|i| [(Job::Rollout, i), (Job::Score, i)]);
-    // Two begin the run at once.
-    let jobs = jobs.chain((0..weather.learners).map(|i| (Job::Learn, i))).chain([(Job::Run, 0), (Job::Run, 1)]);
+    // Two begin the run at once, and two evaluate it.
+    let jobs = jobs.chain((0..weather.learners).map(|i| (Job::Learn, i)));
+    let jobs = jobs.chain([Job::Run, Job::Eval].into_iter().flat_map(|job| [(job, 0), (job, 1)]));
     let mut lives: Vec<(Job, u32, Option<u64>)> = jobs.map(|(job, number)| (job, number, None)).collect();
     let mut kills = 0;
     for _ in 0..TURNS {
         let finished = audit.borrow().now().is_some_and(|now| now.finished);
+        let is_evaluated = audit.borrow().is_evaluated();
         for (job, number, life) in lives.iter_mut().filter(|(job, ..)| *job != Job::Run || !finished) {
             if life.is_some_and(|id| tasks.is_alive(id)) {
                 continue;
             }
-            if finished {
+            // The last evaluation comes after the last step.
+            if finished && (*job != Job::Eval || is_evaluated) {
                 *life = None;
                 continue;
             }
@@ -77,7 +82,7 @@ fn simulate(shape: Shape, weather: Weather, seed: u64) -> Result<Outcome, String
             let store = Store::with_backend(objects.clone(), options.clone());
             *life = Some(tasks.start(async move {
                 pause(Duration::from_millis(below(4_000))).await;
-                let at = At { shape, store, job, number, audit: audit.clone() };
+                let at = At { shape, store, job, number, fault: weather.fault, audit: audit.clone() };
                 // A faulty store ends jobs; a contradiction must not.
                 if let Err(error @ (StoreError::Fold(_) | StoreError::OtherRun { .. })) = live(at).await {
                     audit.borrow_mut().fail(format!("{}-{number}: {error}", job.as_str()));
@@ -120,7 +125,7 @@ fn check(shape: Shape, weather: Weather, seed: u64) -> Outcome {
 
 fn any_weather(seed: u64) -> Weather {
     let mut chance = super::Chance(seed ^ 0x5eed);
-    Weather { faults: chance.below(25), kills: chance.below(40), learners: 1 + chance.below(4) as u32 / 3 }
+    Weather { faults: chance.below(25), kills: chance.below(40), learners: 1 + chance.below(4) as u32 / 3, ..CALM }
 }
 
 /// A run of few steps, in any way a run can be.
@@ -154,9 +159,23 @@ fn strictly_synchronous_a_run_over_a_faulty_store_makes_the_same_weights_as_an_u
         shape.pace.steps = 5;
         shape.publish_every = 1;
         let calm = check(shape, CALM, seed);
-        let weather = Weather { faults: 20, kills: 30, learners: 2 };
+        let weather = Weather { faults: 20, kills: 30, learners: 2, ..CALM };
         let disturbed = check(shape, weather, seed);
         assert_eq!((disturbed.trained, disturbed.weights), (calm.trained, calm.weights), "seed {seed}");
+    }
+}
+
+/// The negative control: what the audit is for, it finds.
+#[test]
+fn a_learner_that_goes_on_after_another_took_over_is_found() {
+    for (fault, says) in [
+        (LearnerFault::GoesOnBefore, "trains on what is due at"),
+        (LearnerFault::GoesOnAfter, "goes on after another's step"),
+    ] {
+        // So many that one often comes to the log just as another has made a step.
+        let weather = Weather { learners: 4, fault, ..CALM };
+        let found = (0..60).find_map(|seed| simulate(short(seed), weather, seed).err());
+        assert!(found.as_ref().is_some_and(|what| what.contains(says)), "{fault:?}: {found:?}");
     }
 }
 

@@ -164,7 +164,7 @@ impl Iterator for Events {
                     return self.next();
                 }
                 let before = || (version.0 - 8..version.0).filter(|old| *old > 0).map(PolicyVersion).collect();
-                Event::Retire { policies: before(), moments: before() }
+                Event::Retire(Retirement { policies: before(), moments: before(), ..Retirement::default() })
             }
         })
     }

@@ -25,7 +25,14 @@ const WIDTH: usize = 120;
 pub async fn run(store: &str, query: &str, at: Option<u64>, format: Format) -> Result<()> {
     let store = Store::open(store, StoreOptions::default()).await?;
     let session = query::open(&store, at).await?;
-    let answer = session.run(query).await?;
+    print(session.run(query).await?, format).await
+}
+
+/// Prints an answer on standard output.
+///
+/// # Errors
+/// What comes up while it is computed.
+pub async fn print(answer: query::Answer, format: Format) -> Result<()> {
     let format = match format {
         Format::Table => query::Format::Table { width: terminal_width() },
         Format::Csv => query::Format::Csv,

@@ -323,6 +323,34 @@ mod tests {
         close(found.steps_per_s, 1.0 / 6.0);
     }
 
+    /// AsyncOPD (arXiv 2606.24143) reports how many times as fast asynchronous training was, and that in turns 0.8 stages were at
+    /// work at once, but no stage's seconds. So its ratios are turned round: the slowest stage takes what the ratio leaves it, the
+    /// others share the rest evenly, and a fifth of a step goes into hand-overs.
+    #[test]
+    fn the_papers_ratios_come_of_stages_that_are_possible() {
+        let idle = 0.2;
+        for (ratio, name) in [(1.66, "4B"), (1.94, "8B"), (2.70, "1.7B"), (3.28, "1.7B, m = 1")] {
+            let slowest = 1.0 / ratio;
+            let others = (1.0 - idle - slowest) / 2.0;
+            assert!(others > 0.0 && others <= slowest, "{name}");
+            let times = stages(slowest, others, others);
+            let of = |max_staleness| Setup { poll_s: 2.0 * idle / 3.0, ..setup(max_staleness, 1, 8.0) };
+            let (turns, overlapped) = (forecast(&times, of(0), 1).unwrap(), forecast(&times, of(8), 1).unwrap());
+            let found = overlapped.steps_per_s / turns.steps_per_s;
+            assert!((found / ratio - 1.0).abs() < 0.05, "{name}: {found} instead of {ratio}");
+            assert!((turns.stages_busy - 0.8).abs() < 0.02, "{name}: {}", turns.stages_busy);
+            if name == "1.7B" {
+                assert!(
+                    (2.05..2.35).contains(&overlapped.stages_busy),
+                    "2.1 to 2.3 reported: {}",
+                    overlapped.stages_busy
+                );
+            }
+        }
+        // 3.82 (4B, long answers) leaves the slowest stage 26 % of a step: with a fifth idle the others would have to be slower.
+        assert!((1.0 - idle - 1.0 / 3.82) / 2.0 > 1.0 / 3.82);
+    }
+
     #[test]
     fn who_waits_sees_a_commit_after_a_twentieth_of_its_wait_on_average_or_half_a_poll() {
         let slow = Setup { poll_s: 1.0, ..setup(0, 1, 8.0) };

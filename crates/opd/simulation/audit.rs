@@ -219,7 +219,7 @@ impl Audit {
                 }
             }
             Event::Eval(eval) => self.evaluate(eval)?,
-            Event::Retire { policies, .. } => self.check_unneeded(policies)?,
+            Event::Retire(retired) => self.check_unneeded(&retired.policies)?,
             _ => {}
         }
         Ok(())
@@ -229,7 +229,7 @@ impl Audit {
     /// step gives anything up.
     fn check_learner(&mut self, commit: &Commit) -> Result<(), String> {
         let of_learner = match &commit.event {
-            Event::Step(_) | Event::Finish { .. } | Event::Retire { .. } => true,
+            Event::Step(_) | Event::Finish { .. } | Event::Retire(_) => true,
             // That a batch is damaged may be said by anyone.
             Event::Drop { dropped } => dropped.iter().any(|rows| rows.reason != DropReason::Corrupt),
             _ => false,
@@ -241,7 +241,7 @@ impl Audit {
         if self.fenced.contains(life) {
             return Err(format!("the learner {life} goes on after another's step"));
         }
-        if matches!(commit.event, Event::Retire { .. }) {
+        if matches!(commit.event, Event::Retire(_)) {
             let last = self.before.as_ref().and_then(|before| before.learner.as_ref());
             if last != Some(life) {
                 return Err(format!("{life} gives up what {last:?} made"));

@@ -291,7 +291,8 @@ async fn retire(job: &mut Working) -> Result<()> {
         let is_ours = now.learner.as_ref() == Some(&incarnation);
         let weights = policies.iter().map(|version| &now.policies[version].weights);
         objects = weights.chain(moments.iter().map(|version| &now.moments[version])).cloned().collect();
-        (is_ours && !objects.is_empty()).then_some(Event::Retire { policies, moments })
+        let retired = Retirement { policies, moments, ..Retirement::default() };
+        (is_ours && !objects.is_empty()).then_some(Event::Retire(retired))
     });
     if retired.await?.is_some() {
         for object in &objects {

@@ -8,8 +8,15 @@ use super::{
     identity,
     jobs::{At, LearnerFault, live},
 };
+use crate::keep::retain;
 use record::Job;
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 use store::{
     Key, Store, StoreError, StoreOptions,
     simulated::{Faulty, Tasks, at_once, below, pause},
@@ -26,9 +33,14 @@ struct Weather {
     learners: u32,
     /// What they do wrong.
     fault: LearnerFault,
+    /// Whether somebody gives up and deletes what is not needed all the while.
+    collected: bool,
 }
 
-const CALM: Weather = Weather { faults: 0, kills: 0, learners: 1, fault: LearnerFault::None };
+const CALM: Weather = Weather { faults: 0, kills: 0, learners: 1, fault: LearnerFault::None, collected: false };
+
+/// Twice what a commit may take from when it is planned until it lands, late and after a lost answer.
+const GRACE: Duration = Duration::from_secs(240);
 
 /// Generous: a run that needs more turns than this is stuck.
 const TURNS: u64 = 400_000;
@@ -39,7 +51,23 @@ struct Outcome {
     weights: Vec<u8>,
     commits: u64,
     kills: u64,
+    deleted: u64,
     met: BTreeMap<String, u64>,
+}
+
+/// Gives up every batch that nobody needs, and deletes, again and again, as `opd retain` and `opd gc` do.
+async fn collect(store: Store, deleted: Rc<Cell<u64>>, audit: Rc<RefCell<Audit>>) {
+    loop {
+        pause(Duration::from_millis(below(60_000))).await;
+        match retain::give_up_all(&store).await {
+            Err(error) if error.to_string().contains("contradicts") => audit.borrow_mut().fail(error.to_string()),
+            _ => {}
+        }
+        let Ok(inventory) = store.inventory(true).await else { continue };
+        for garbage in inventory.collection(GRACE).old {
+            deleted.set(deleted.get() + u64::from(store.delete_garbage(&garbage).await.is_ok()));
+        }
+    }
 }
 
 fn simulate(shape: Shape, weather: Weather, seed: u64) -> Result<Outcome, String> {
@@ -56,8 +84,14 @@ fn simulate(shape: Shape, weather: Weather, seed: u64) -> Result<Outcome, String
         poll: Duration::from_millis(500),
         attempts: 3,
         timeout: Duration::from_secs(5),
+        grace: GRACE,
         ..StoreOptions::default()
     };
+    let deleted = Rc::new(Cell::new(0));
+    if weather.collected {
+        let store = Store::with_backend(objects.clone(), options.clone());
+        tasks.start(collect(store, deleted.clone(), audit.clone()));
+    }
     let workers = 0..shape.workers as u32;
     let jobs = workers.flat_map(|i| [(Job::Rollout, i), (Job::Score, i)]);
     // Two begin the run at once, and two evaluate it.
@@ -103,7 +137,7 @@ fn simulate(shape: Shape, weather: Weather, seed: u64) -> Result<Outcome, String
             audit.check_end()?;
             let (trained, weights) = (audit.trained.clone(), audit.weights.clone());
             let commits = audit.now().map_or(0, |now| now.seq + 1);
-            return Ok(Outcome { trained, weights, commits, kills, met: objects.met() });
+            return Ok(Outcome { trained, weights, commits, kills, deleted: deleted.get(), met: objects.met() });
         }
         if !tasks.turn() {
             return Err("nothing can go on, and the run is not finished".into());
@@ -177,6 +211,21 @@ fn a_learner_that_goes_on_after_another_took_over_is_found() {
         let found = (0..60).find_map(|seed| simulate(short(seed), weather, seed).err());
         assert!(found.as_ref().is_some_and(|what| what.contains(says)), "{fault:?}: {found:?}");
     }
+}
+
+#[test]
+fn giving_up_and_deleting_while_a_run_goes_on_loses_nothing() {
+    let (seeds, mut deleted) = (super::seeds(8), 0);
+    for seed in seeds.clone() {
+        let mut shape = any_shape(seed);
+        shape.pace.steps = 8;
+        let weather = Weather { faults: 20, kills: 40, learners: 2, collected: true, ..CALM };
+        deleted += check(shape, weather, seed).deleted;
+    }
+    println!("over a store that is collected, {deleted} objects deleted");
+    println!("seeds {} to {}: all held", seeds.start, seeds.end - 1);
+    // A collector that finds nothing says nothing.
+    assert!(seeds.end - seeds.start < 8 || deleted > 50, "{deleted}");
 }
 
 #[test]

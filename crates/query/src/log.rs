@@ -12,36 +12,50 @@ pub(crate) struct Log {
     run: Box<Run>,
     commits: Vec<Commit>,
     delivered: HashMap<BatchId, usize>,
-    retired: BTreeSet<PolicyVersion>,
-    retired_moments: BTreeSet<PolicyVersion>,
+    given_up: Retired,
     counted_evals: HashSet<u64>,
 }
 
+/// What the log gives up, up to its last commit: what is gone is gone for every question, whichever moment it asks about.
+#[derive(Debug, Default)]
+struct Retired {
+    policies: BTreeSet<PolicyVersion>,
+    moments: BTreeSet<PolicyVersion>,
+    batches: HashSet<BatchId>,
+    steps: BTreeSet<u64>,
+}
+
+impl Retired {
+    fn by(commits: &[Commit]) -> Self {
+        let mut all = Self::default();
+        for commit in commits {
+            let Event::Retire(retired) = &commit.event else { continue };
+            all.policies.extend(&retired.policies);
+            all.moments.extend(&retired.moments);
+            all.batches.extend(retired.batches.iter().cloned());
+            all.steps.extend(&retired.steps);
+        }
+        all
+    }
+}
+
 impl Log {
-    /// Looks through `commits` once.
-    pub fn new(commits: Vec<Commit>) -> Result<Self, QueryError> {
+    /// Looks through `commits` once: a whole log, of which what follows commit `at` tells only what is not kept any more.
+    pub fn new(mut commits: Vec<Commit>, at: Option<u64>) -> Result<Self, QueryError> {
+        let given_up = Retired::by(&commits);
+        commits.retain(|commit| at.is_none_or(|at| commit.seq <= at));
         let run = match commits.first().map(|commit| &commit.event) {
             Some(Event::Run(run)) => run.clone(),
             Some(other) => return Err(damaged(0, format!("it is `{}`, not the identity of a run", other.kind()))),
             None => return Err(damaged(0, "it is missing".into())),
         };
-        let mut log = Self {
-            run,
-            commits: Vec::new(),
-            delivered: HashMap::new(),
-            retired: BTreeSet::new(),
-            retired_moments: BTreeSet::new(),
-            counted_evals: HashSet::new(),
-        };
+        let mut log =
+            Self { run, commits: Vec::new(), delivered: HashMap::new(), given_up, counted_evals: HashSet::new() };
         let mut evaluated = HashSet::new();
         for (i, commit) in commits.iter().enumerate() {
             match &commit.event {
                 Event::Rollouts(rollouts) => {
                     log.delivered.insert(rollouts.batch.clone(), i);
-                }
-                Event::Retire { policies, moments } => {
-                    log.retired.extend(policies);
-                    log.retired_moments.extend(moments);
                 }
                 Event::Eval(eval) if evaluated.insert((eval.eval_set.as_str(), eval.policy_version)) => {
                     log.counted_evals.insert(commit.seq);
@@ -70,12 +84,22 @@ impl Log {
 
     /// Whether the weights of `version` were given up.
     pub fn is_retired(&self, version: PolicyVersion) -> bool {
-        self.retired.contains(&version)
+        self.given_up.policies.contains(&version)
     }
 
     /// Whether the moments at `version` were given up.
     pub fn moments_are_retired(&self, version: PolicyVersion) -> bool {
-        self.retired_moments.contains(&version)
+        self.given_up.moments.contains(&version)
+    }
+
+    /// Whether the rollouts of `batch`, and with them its scores, were given up.
+    pub fn batch_is_retired(&self, batch: &str) -> bool {
+        self.given_up.batches.contains(batch)
+    }
+
+    /// Whether the record of `step` was given up.
+    pub fn record_is_retired(&self, step: u64) -> bool {
+        self.given_up.steps.contains(&step)
     }
 
     /// The run's identity.

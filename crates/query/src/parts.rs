@@ -109,7 +109,7 @@ fn rollouts(log: &Log) -> ObjectTable {
     let mut columns = fields(&ROLLOUTS);
     columns.extend([batch_field(), row_field()]);
     let delivered = log.commits().iter().filter_map(|commit| match &commit.event {
-        Event::Rollouts(rollouts) => Some(rollouts),
+        Event::Rollouts(rollouts) if !log.batch_is_retired(&rollouts.batch) => Some(rollouts),
         _ => None,
     });
     let parts = delivered.map(|of| Part {
@@ -153,7 +153,8 @@ fn scored(log: &Log) -> ObjectTable {
 }
 
 fn step_records(log: &Log) -> ObjectTable {
-    let parts = log.commits().iter().filter_map(step_of).map(|step| Part {
+    let kept = log.commits().iter().filter_map(step_of).filter(|step| !log.record_is_retired(step.step));
+    let parts = kept.map(|step| Part {
         known: vec![int(step.step)],
         rows: step.consumed.iter().map(|of| of.rows.len() as usize).sum(),
         batch: None,
@@ -162,9 +163,10 @@ fn step_records(log: &Log) -> ObjectTable {
     table("step_records", doc(&STEPS), fields(&STEPS), &["step"], parts.collect())
 }
 
+/// Score commits whose objects are kept.
 pub(crate) fn scorings(log: &Log) -> impl Iterator<Item = (&ScoreCommit, &RolloutCommit)> {
     log.commits().iter().filter_map(|commit| match &commit.event {
-        Event::Scores(scores) => Some((scores, log.delivered(&scores.batch))),
+        Event::Scores(scores) if !log.batch_is_retired(&scores.batch) => Some((scores, log.delivered(&scores.batch))),
         _ => None,
     })
 }

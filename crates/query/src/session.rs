@@ -43,7 +43,8 @@ pub struct Session {
     opener: Opener,
 }
 
-/// Reads the log of `store` up to commit `at`, or all of it, and lays its tables out. No batch is opened.
+/// Reads the log of `store` and lays its tables out as they were after commit `at`, or are now, less what has been given up since. No
+/// batch is opened.
 ///
 /// # Errors
 /// [`QueryError::Store`] if there is no run, the log is shorter or cannot be read.
@@ -57,8 +58,12 @@ pub async fn open(store: &Store, at: Option<u64>) -> Result<Session> {
 /// # Errors
 /// As [`open`].
 pub async fn open_within(store: &Store, at: Option<u64>, memory: usize) -> Result<Session> {
-    let commits = store.history(at).await?;
-    Session::new(Log::new(commits)?, store.clone(), memory).await
+    let commits = store.history(None).await?;
+    if commits.last().is_some_and(|last| at.is_some_and(|at| last.seq < at)) {
+        // Says where the log ends.
+        store.history(at).await?;
+    }
+    Session::new(Log::new(commits, at)?, store.clone(), memory).await
 }
 
 impl Session {

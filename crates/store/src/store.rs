@@ -2,7 +2,7 @@
 
 use crate::{
     Follower, Kind, Landed, Result, Snapshot, StoreError, StoreOptions, backend::Backend, cache::Cache, history,
-    simulated,
+    simulated, waiting::Waiting,
 };
 use futures::TryStreamExt;
 use object_store::ObjectStore;
@@ -20,6 +20,7 @@ struct Inner {
     backend: Backend,
     options: StoreOptions,
     cache: Option<Arc<Cache>>,
+    waiting: Waiting,
 }
 
 impl Store {
@@ -59,7 +60,8 @@ impl Store {
     }
 
     fn over(backend: Backend, options: StoreOptions, cache: Option<Cache>) -> Self {
-        Self { inner: Arc::new(Inner { backend, options, cache: cache.map(Arc::new) }) }
+        let (cache, waiting) = (cache.map(Arc::new), Waiting::default());
+        Self { inner: Arc::new(Inner { backend, options, cache, waiting }) }
     }
 
     /// The address it was opened with.
@@ -70,6 +72,10 @@ impl Store {
     /// The settings it was opened with.
     pub fn options(&self) -> &StoreOptions {
         &self.inner.options
+    }
+
+    pub(crate) fn waiting(&self) -> &Waiting {
+        &self.inner.waiting
     }
 
     pub(crate) fn backend(&self) -> &Backend {
@@ -162,7 +168,7 @@ impl Store {
         }
     }
 
-    async fn first(&self) -> Result<Snapshot> {
+    pub(crate) async fn first(&self) -> Result<Snapshot> {
         let first = self.entry(0).await?.ok_or_else(|| StoreError::NoRun { url: self.url().into() })?;
         Ok(Snapshot::start(&first.commit)?)
     }

@@ -4,9 +4,11 @@
 //! - `races`: many writers, one log;
 //! - `faults`: a backend that fails, hangs and loses acknowledgements;
 //! - `history`: snapshots and segments change nothing but speed;
+//! - `kept`: pins, and what is given up;
 //! - `streaming`: selections and the stream of scored batches;
 //! - `caching`: copies on a local disk change nothing but the number of requests;
-//! - `waiting`: how often who waits looks, and how soon it sees;
+//! - `polling`: how often who waits looks, and how soon it sees;
+//! - `upkeep`: what is deleted, and what is found;
 //! - `damage`: truncated, flipped and missing files;
 //! - `documents`: what `schemas/commit.md` says is what is read.
 
@@ -17,7 +19,9 @@ mod damage;
 mod documents;
 mod faults;
 mod history;
+mod kept;
 mod material;
+mod polling;
 mod races;
 mod streaming;
-mod waiting;
+mod upkeep;

@@ -46,3 +46,4 @@ pub mod svg;
 pub mod sweep;
 pub mod teachers;
 pub mod trace;
+pub mod warnings;

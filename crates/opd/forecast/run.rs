@@ -68,6 +68,8 @@ struct Worker {
     job: Job,
     name: String,
     state: State,
+    /// When it last committed something.
+    since: f64,
 }
 
 struct Run<'a> {
@@ -99,7 +101,12 @@ pub fn forecast(stages: &Stages, setup: Setup, seed: u64) -> Result<Forecast> {
         [(Job::Rollout, setup.rollout_workers), (Job::Score, setup.score_workers), (Job::Learn, 1)]
             .into_iter()
             .flat_map(|(job, count)| (0..count).map(move |i| (job, i)))
-            .map(|(job, i)| Worker { job, name: format!("{}-{i}", job.as_str()), state: State::Waits(Some(0.0)) })
+            .map(|(job, i)| Worker {
+                job,
+                name: format!("{}-{i}", job.as_str()),
+                state: State::Waits(Some(0.0)),
+                since: 0.0,
+            })
             .collect();
     let warm = steps / 5;
     let (mut counted_from, mut busy, mut learner_busy) = (None, 0.0, 0.0);
@@ -133,12 +140,16 @@ pub fn forecast(stages: &Stages, setup: Setup, seed: u64) -> Result<Forecast> {
             State::Works(_, work) => Some(work),
             State::Waits(_) => None,
         };
+        if done.is_some() {
+            worker.since = run.clock;
+        }
         worker.state = run.turn(worker, done)?;
         if run.now.seq != seq {
-            // Who waits sees the new commits at its next look.
+            // Who waits sees the new commits at its next look: as `Follower::wait` has it, a tenth of the wait lies between two.
             for worker in &mut workers {
                 if let State::Waits(at @ None) = &mut worker.state {
-                    *at = Some(run.clock + run.share() * setup.poll_s);
+                    let between = ((run.clock - worker.since) / 10.0).clamp(setup.poll_s / 20.0, setup.poll_s);
+                    *at = Some(run.clock + run.share() * between);
                 }
             }
         }
@@ -349,10 +360,12 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_looks_again_after_half_a_poll_on_average() {
+    fn who_waits_sees_a_commit_after_a_twentieth_of_its_wait_on_average_or_half_a_poll() {
         let slow = Setup { poll_s: 1.0, ..setup(0, 1, 8.0) };
         let found = forecast(&stages(3.0, 1.0, 2.0), slow, 1).unwrap();
-        // Three hand-overs a step.
-        assert!((1.0 / found.steps_per_s - 7.5).abs() < 0.15, "{}", 1.0 / found.steps_per_s);
+        // Three hand-overs a step, to jobs that have waited for 3, 4 and 5 seconds and for the hand-overs in between.
+        assert!((1.0 / found.steps_per_s - 6.67).abs() < 0.1, "{}", 1.0 / found.steps_per_s);
+        let found = forecast(&stages(300.0, 100.0, 200.0), slow, 1).unwrap();
+        assert!((1.0 / found.steps_per_s - 601.5).abs() < 0.3, "{}", 1.0 / found.steps_per_s);
     }
 }

@@ -6,7 +6,7 @@ use super::{
     Shape, any_shape,
     audit::Audit,
     identity,
-    jobs::{At, live},
+    jobs::{At, LearnerFault, live},
 };
 use crate::keep::retain;
 use record::Job;
@@ -31,11 +31,13 @@ struct Weather {
     kills: u64,
     /// Learners that think they are the one.
     learners: u32,
+    /// What they do wrong.
+    fault: LearnerFault,
     /// Whether somebody gives up and deletes what is not needed all the while.
     collected: bool,
 }
 
-const CALM: Weather = Weather { faults: 0, kills: 0, learners: 1, collected: false };
+const CALM: Weather = Weather { faults: 0, kills: 0, learners: 1, fault: LearnerFault::None, collected: false };
 
 /// Twice what a commit may take from when it is planned until it lands, late and after a lost answer.
 const GRACE: Duration = Duration::from_secs(240);
@@ -92,17 +94,20 @@ fn simulate(shape: Shape, weather: Weather, seed: u64) -> Result<Outcome, String
     }
     let workers = 0..shape.workers as u32;
     let jobs = workers.flat_map(|i| [(Job::Rollout, i), (Job::Score, i)]);
-    // Two begin the run at once.
-    let jobs = jobs.chain((0..weather.learners).map(|i| (Job::Learn, i))).chain([(Job::Run, 0), (Job::Run, 1)]);
+    // Two begin the run at once, and two evaluate it.
+    let jobs = jobs.chain((0..weather.learners).map(|i| (Job::Learn, i)));
+    let jobs = jobs.chain([Job::Run, Job::Eval].into_iter().flat_map(|job| [(job, 0), (job, 1)]));
     let mut lives: Vec<(Job, u32, Option<u64>)> = jobs.map(|(job, number)| (job, number, None)).collect();
     let mut kills = 0;
     for _ in 0..TURNS {
         let finished = audit.borrow().now().is_some_and(|now| now.finished);
+        let is_evaluated = audit.borrow().is_evaluated();
         for (job, number, life) in lives.iter_mut().filter(|(job, ..)| *job != Job::Run || !finished) {
             if life.is_some_and(|id| tasks.is_alive(id)) {
                 continue;
             }
-            if finished {
+            // The last evaluation comes after the last step.
+            if finished && (*job != Job::Eval || is_evaluated) {
                 *life = None;
                 continue;
             }
@@ -111,7 +116,7 @@ fn simulate(shape: Shape, weather: Weather, seed: u64) -> Result<Outcome, String
             let store = Store::with_backend(objects.clone(), options.clone());
             *life = Some(tasks.start(async move {
                 pause(Duration::from_millis(below(4_000))).await;
-                let at = At { shape, store, job, number, audit: audit.clone() };
+                let at = At { shape, store, job, number, fault: weather.fault, audit: audit.clone() };
                 // A faulty store ends jobs; a contradiction must not.
                 if let Err(error @ (StoreError::Fold(_) | StoreError::OtherRun { .. })) = live(at).await {
                     audit.borrow_mut().fail(format!("{}-{number}: {error}", job.as_str()));
@@ -154,12 +159,7 @@ fn check(shape: Shape, weather: Weather, seed: u64) -> Outcome {
 
 fn any_weather(seed: u64) -> Weather {
     let mut chance = super::Chance(seed ^ 0x5eed);
-    Weather {
-        faults: chance.below(25),
-        kills: chance.below(40),
-        learners: 1 + chance.below(4) as u32 / 3,
-        collected: false,
-    }
+    Weather { faults: chance.below(25), kills: chance.below(40), learners: 1 + chance.below(4) as u32 / 3, ..CALM }
 }
 
 /// A run of few steps, in any way a run can be.
@@ -193,9 +193,23 @@ fn strictly_synchronous_a_run_over_a_faulty_store_makes_the_same_weights_as_an_u
         shape.pace.steps = 5;
         shape.publish_every = 1;
         let calm = check(shape, CALM, seed);
-        let weather = Weather { faults: 20, kills: 30, learners: 2, collected: false };
+        let weather = Weather { faults: 20, kills: 30, learners: 2, ..CALM };
         let disturbed = check(shape, weather, seed);
         assert_eq!((disturbed.trained, disturbed.weights), (calm.trained, calm.weights), "seed {seed}");
+    }
+}
+
+/// The negative control: what the audit is for, it finds.
+#[test]
+fn a_learner_that_goes_on_after_another_took_over_is_found() {
+    for (fault, says) in [
+        (LearnerFault::GoesOnBefore, "trains on what is due at"),
+        (LearnerFault::GoesOnAfter, "goes on after another's step"),
+    ] {
+        // So many that one often comes to the log just as another has made a step.
+        let weather = Weather { learners: 4, fault, ..CALM };
+        let found = (0..60).find_map(|seed| simulate(short(seed), weather, seed).err());
+        assert!(found.as_ref().is_some_and(|what| what.contains(says)), "{fault:?}: {found:?}");
     }
 }
 
@@ -205,7 +219,7 @@ fn giving_up_and_deleting_while_a_run_goes_on_loses_nothing() {
     for seed in seeds.clone() {
         let mut shape = any_shape(seed);
         shape.pace.steps = 8;
-        let weather = Weather { faults: 20, kills: 40, learners: 2, collected: true };
+        let weather = Weather { faults: 20, kills: 40, learners: 2, collected: true, ..CALM };
         deleted += check(shape, weather, seed).deleted;
     }
     println!("over a store that is collected, {deleted} objects deleted");

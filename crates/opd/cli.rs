@@ -88,19 +88,8 @@ enum Command {
         /// The store: a directory, file:///..., or s3://bucket/prefix.
         store: String,
     },
-    /// Ask a store a question in SQL.
-    Sql {
-        /// The store: a directory, file:///..., or s3://bucket/prefix.
-        store: String,
-        /// The query; `show tables` lists what there is.
-        query: String,
-        /// See the store as it was after this commit.
-        #[arg(long, value_name = "SEQ")]
-        at: Option<u64>,
-        /// How to print the answer.
-        #[arg(long, value_enum, default_value_t = sql::Format::Table)]
-        format: sql::Format,
-    },
+    /// Ask stores questions in SQL: one, those of standard input, or any number in a shell.
+    Sql(sql::Args),
 }
 
 /// A pipeline and what is laid over it.
@@ -149,7 +138,7 @@ pub fn run(cli: Cli) -> Result<()> {
             Command::Trace { store } => crate::trace::run(&store).await,
             Command::Plan(args) => crate::forecast::run(args).await,
             Command::Status { store } => status::run(&store).await,
-            Command::Sql { store, query, at, format } => sql::run(&store, &query, at, format).await,
+            Command::Sql(args) => sql::run(args).await,
         }
     })
 }

@@ -9,6 +9,7 @@ use super::{
 use crate::{
     events,
     plan::{self, Learn, Next, Rollout, Score, Serves},
+    verdicts::Verdicts,
 };
 use record::{
     BatchId, BatchRows, Claims, Commit, Digest, Event, Job, ObjectRef, Policy, PolicyVersion, RolloutCommit,
@@ -167,16 +168,19 @@ async fn deliver_scores(job: &mut Working, id: BatchId, serves: &Serves) -> Resu
 async fn learn(mut job: Working) -> Result<()> {
     let pace = job.at.shape.pace;
     let (mut version, mut weights) = resume(&job).await?;
+    let (shape, mut known) = (job.at.shape, Verdicts::default());
     loop {
         job.follower.refresh().await?;
         if events::is_fenced(job.now(), version, &job.ledger.incarnation) {
             return Ok(());
         }
-        match plan::learn(job.now(), SET, pace) {
+        shape.judge(job.now(), &mut known);
+        let verdicts = shape.asked(&known);
+        match plan::learn(job.now(), SET, pace, verdicts) {
             Next::Done => return Ok(()),
             Next::Wait => drop(job.follower.wait().await?),
             Next::Do(Learn::Drop(_) | Learn::Finish(_)) => {
-                job.append(|now| events::end_rows(now, SET, pace)).await?;
+                job.append(|now| events::end_rows(now, SET, pace, verdicts)).await?;
             }
             Next::Do(Learn::Step(batches)) => {
                 let consumed: Vec<BatchRows> =
@@ -187,7 +191,7 @@ async fn learn(mut job: Working) -> Result<()> {
                         busy(1_000).await;
                         let trained = train(&weights, &rows);
                         let step = store_step(&job, version.0 + 1, consumed, &trained).await?;
-                        let made = job.append(|now| events::step(now, &step)).await?;
+                        let made = job.append(|now| events::step(now, &step, verdicts)).await?;
                         if events::is_fenced(job.now(), version, &job.ledger.incarnation) {
                             return Ok(());
                         }

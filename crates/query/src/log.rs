@@ -7,13 +7,15 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 /// A prefix of a log.
 ///
 /// Invariant: it begins with the run's identity, and every batch that a commit names was delivered by an earlier one.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Log {
     run: Box<Run>,
     commits: Vec<Commit>,
     delivered: HashMap<BatchId, usize>,
     retired: BTreeSet<PolicyVersion>,
     retired_moments: BTreeSet<PolicyVersion>,
+    /// (eval set, version) of every evaluation; the first of each counts.
+    evaluated: HashSet<(String, PolicyVersion)>,
     counted_evals: HashSet<u64>,
 }
 
@@ -31,28 +33,40 @@ impl Log {
             delivered: HashMap::new(),
             retired: BTreeSet::new(),
             retired_moments: BTreeSet::new(),
+            evaluated: HashSet::new(),
             counted_evals: HashSet::new(),
         };
-        let mut evaluated = HashSet::new();
-        for (i, commit) in commits.iter().enumerate() {
+        log.extend(commits)?;
+        Ok(log)
+    }
+
+    /// Looks through the commits that follow, once.
+    pub fn extend(&mut self, commits: Vec<Commit>) -> Result<(), QueryError> {
+        for commit in commits {
             match &commit.event {
                 Event::Rollouts(rollouts) => {
-                    log.delivered.insert(rollouts.batch.clone(), i);
+                    self.delivered.insert(rollouts.batch.clone(), self.commits.len());
                 }
                 Event::Retire { policies, moments } => {
-                    log.retired.extend(policies);
-                    log.retired_moments.extend(moments);
+                    self.retired.extend(policies);
+                    self.retired_moments.extend(moments);
                 }
-                Event::Eval(eval) if evaluated.insert((eval.eval_set.as_str(), eval.policy_version)) => {
-                    log.counted_evals.insert(commit.seq);
+                Event::Eval(eval) if self.evaluated.insert((eval.eval_set.clone(), eval.policy_version)) => {
+                    self.counted_evals.insert(commit.seq);
                 }
                 _ => {}
             }
-            if let Some(batch) = batches_named(&commit.event).find(|batch| !log.delivered.contains_key(*batch)) {
+            if let Some(batch) = batches_named(&commit.event).find(|batch| !self.delivered.contains_key(*batch)) {
                 return Err(damaged(commit.seq, format!("no commit before it delivered the batch `{batch}`")));
             }
+            self.commits.push(commit);
         }
-        Ok(Self { commits, ..log })
+        Ok(())
+    }
+
+    /// The number of its last commit.
+    pub fn last_seq(&self) -> u64 {
+        self.commits.last().map_or(0, |commit| commit.seq)
     }
 
     /// Its commits, in order.

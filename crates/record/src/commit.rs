@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The version of the commits' JSON that this program writes, and the newest it reads. 2: score sets say what is kept of the
-/// sampler and how it is packed.
-pub const FORMAT: u32 = 2;
+/// sampler and how it is packed. 3: rows may end because a selection rejected them.
+pub const FORMAT: u32 = 3;
 
 /// A name for one stored batch: its unit and a writer-made unique id.
 pub type BatchId = String;
@@ -348,6 +348,8 @@ pub enum DropReason {
     Corrupt,
     /// The run's last step was made without it.
     Finished,
+    /// The learner's predicate rejected it.
+    Selection,
 }
 
 impl DropReason {
@@ -357,6 +359,7 @@ impl DropReason {
             DropReason::Stale => "stale",
             DropReason::Corrupt => "corrupt",
             DropReason::Finished => "finished",
+            DropReason::Selection => "selection",
         }
     }
 }

@@ -69,6 +69,9 @@ fn a_predicate_that_cannot_be_asked_is_refused_before_any_work() {
     }
     let waits = ["learn.where=sample = 0", "learn.when_stale=wait"];
     let said = text(&small.run(&waits).stderr);
-    assert!(said.contains("when_stale is `wait` at learn.max_staleness = 0") && said.contains("max_staleness = 1"), "{said}");
+    assert!(
+        said.contains("when_stale is `wait` at learn.max_staleness = 0") && said.contains("max_staleness = 1"),
+        "{said}"
+    );
     assert!(!small.path("store").exists(), "nothing is written");
 }

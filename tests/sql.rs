@@ -16,8 +16,14 @@ const ENDLESS: &str = "select count(*) from (select unnest(range(0, 100000)) as 
 
 /// What `opd sql ARGS` makes of `input`.
 fn fed(args: &[&str], input: &str) -> Output {
-    let mut child =
-        opd().arg("sql").args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = opd()
+        .arg("sql")
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     child.wait_with_output().unwrap()
 }
@@ -101,7 +107,8 @@ fn a_shell_completes_continues_explains_and_remembers() {
     let again = typed(&small.store(), &state, &[see("opd> "), say("\x1b[A"), see("\\q"), say("\r")]);
     assert_eq!(again.status.code(), Some(0), "{}", text(&again.stdout));
     let nowhere = Path::new("/proc/nowhere");
-    let output = typed(&small.store(), nowhere, &[see("opd> "), say("select 8 * 8;\r"), see("64"), see("opd> "), say("\x04")]);
+    let output =
+        typed(&small.store(), nowhere, &[see("opd> "), say("select 8 * 8;\r"), see("64"), see("opd> "), say("\x04")]);
     let screen = text(&output.stdout);
     assert!(output.status.code() == Some(0) && !screen.contains("error"), "{screen}");
 }
@@ -137,10 +144,9 @@ fn several_stores_are_schemas_that_join() {
         let output = opd().args(["sql", "--store", &a, "--store", &b, query, "--format", "csv"]).output().unwrap();
         (output.status.code(), text(&output.stdout), text(&output.stderr))
     };
-    let (_, rows, said) = ask(
-        "select step, a.steps.weights_digest = b.steps.weights_digest as same, a.steps.lr < b.steps.lr as faster \
-         from a.steps join b.steps using (step) order by step",
-    );
+    let (_, rows, said) =
+        ask("select step, a.steps.weights_digest = b.steps.weights_digest as same, a.steps.lr < b.steps.lr as faster \
+         from a.steps join b.steps using (step) order by step");
     assert_eq!(rows, "step,same,faster\n1,false,true\n2,false,true\n", "{said}");
     let sql = "select (select count(*) from a.budgets) as a, (select count(*) from b.tokens) > 0 as b, \
         (select detokenize(array_agg(token_id)) from b.tokens where step = 1) is not null as text";
@@ -156,7 +162,10 @@ fn several_stores_are_schemas_that_join() {
         ("delete from a.steps", "`DELETE` is refused"),
     ] {
         let (status, _, said) = ask(query);
-        assert!(status == Some(2) && said.contains(says.replace("`a.metrics` has it", "did you mean `loss`").as_str()), "{query}: {said}");
+        assert!(
+            status == Some(2) && said.contains(says.replace("`a.metrics` has it", "did you mean `loss`").as_str()),
+            "{query}: {said}"
+        );
     }
     for (args, says) in [
         (&["--store", "a"][..], "--store `a`: expected NAME=STORE"),
@@ -199,8 +208,12 @@ fn an_answer_goes_to_a_file() {
     let small = Small::new();
     succeeded(&small.run(&["learn.steps=1"]));
     let path = small.path("steps.csv");
-    let args = ["sql", &small.store(), "select step, rows from steps", "--format", "csv", "--out", path.to_str().unwrap()];
+    let args =
+        ["sql", &small.store(), "select step, rows from steps", "--format", "csv", "--out", path.to_str().unwrap()];
     let output = opd().args(args).output().unwrap();
     succeeded(&output);
-    assert_eq!((text(&output.stdout), std::fs::read_to_string(&path).unwrap()), (String::new(), "step,rows\n1,8\n".into()));
+    assert_eq!(
+        (text(&output.stdout), std::fs::read_to_string(&path).unwrap()),
+        (String::new(), "step,rows\n1,8\n".into())
+    );
 }

@@ -96,7 +96,9 @@ pub async fn run(mut job: Context) -> Result<()> {
                         let consumed =
                             consumed.into_iter().map(|batch| BatchRows { batch: batch.batch, rows: batch.rows });
                         let outcome = off_thread(move || step(trainee, portions)).await?;
-                        trainee = match commit(&mut job, outcome, consumed.collect(), &score_set, selecting.verdicts()).await? {
+                        trainee = match commit(&mut job, outcome, consumed.collect(), &score_set, selecting.verdicts())
+                            .await?
+                        {
                             Some(trainee) => trainee,
                             None => {
                                 say(

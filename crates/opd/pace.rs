@@ -68,12 +68,7 @@ impl Pace {
     }
 
     /// The next step's rows, whole, or `None` as long as the learner waits for them. With `verdicts` they are of those that pass.
-    pub fn minibatch(
-        self,
-        now: &Snapshot,
-        score_set: &str,
-        verdicts: Option<&Verdicts>,
-    ) -> Option<Vec<SelectedBatch>> {
+    pub fn minibatch(self, now: &Snapshot, score_set: &str, verdicts: Option<&Verdicts>) -> Option<Vec<SelectedBatch>> {
         let max = if self.when_stale == WhenStale::Reweight { u64::MAX } else { self.max_staleness };
         let staleness = Staleness { against: now.version, min: self.min_staleness.min(now.version.0), max };
         let selection = Selection { staleness: Some(staleness), ..Selection::scored_in(score_set) };

@@ -162,7 +162,8 @@ pub fn learn(now: &Snapshot, score_set: &str, pace: Pace, verdicts: Option<&Verd
     let rejected = rejected(now, verdicts);
     let dropped = |stale_only: bool, reason: DropReason| -> Vec<Dropped> {
         let ended = now.pending().filter(|(_, batch)| !stale_only || pace.is_past(now, batch.policy_version));
-        let kept = ended.map(|(id, batch)| (id, verdicts.map_or_else(|| batch.pending.clone(), |of| of.kept(id, batch))));
+        let kept =
+            ended.map(|(id, batch)| (id, verdicts.map_or_else(|| batch.pending.clone(), |of| of.kept(id, batch))));
         kept.filter(|(_, rows)| !rows.is_empty())
             .map(|(id, rows)| Dropped { of: BatchRows { batch: id.clone(), rows }, reason, reissue: stale_only })
             .collect()

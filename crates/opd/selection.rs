@@ -38,7 +38,8 @@ pub fn check(pipeline: &Pipeline) -> Result<()> {
     }
     let least = learn.publish_every.max(pipeline.rollout.lag + 1);
     if learn.max_staleness < least {
-        let what = format!("learn.when_stale is `wait` at learn.max_staleness = {} with learn.where", learn.max_staleness);
+        let what =
+            format!("learn.when_stale is `wait` at learn.max_staleness = {} with learn.where", learn.max_staleness);
         return Err(CommandError::new(what).hint(format!(
             "what a selection leaves of a unit has to wait for one more step: set learn.max_staleness = {least} or more, or \
              when_stale = \"drop\""
@@ -88,17 +89,20 @@ impl Selecting {
     pub async fn look(&mut self, job: &mut Context) -> Result<()> {
         let Some(predicate) = &self.predicate else { return Ok(()) };
         self.verdicts.forget_ended(job.now());
-        let is_new = |(id, batch): &(&BatchId, &Batch)| batch.scores.contains_key(&self.score_set) && !self.verdicts.knows(id);
+        let is_new =
+            |(id, batch): &(&BatchId, &Batch)| batch.scores.contains_key(&self.score_set) && !self.verdicts.knows(id);
         let new: Vec<(BatchId, Batch)> =
             job.now().pending().filter(is_new).map(|(id, batch)| (id.clone(), batch.clone())).collect();
         let (store, score_set) = (job.store.clone(), self.score_set.clone());
         let ahead = store.options().prefetch.max(1);
-        let mut judged = stream::iter(new).map(|(id, batch)| judge(&store, predicate, &score_set, id, batch)).buffered(ahead);
+        let mut judged =
+            stream::iter(new).map(|(id, batch)| judge(&store, predicate, &score_set, id, batch)).buffered(ahead);
         let mut damaged = Vec::new();
         while let Some(verdict) = judged.next().await {
             match verdict {
                 Ok((id, rows, passing)) => {
-                    self.rejected_in_a_row = if passing.is_empty() { self.rejected_in_a_row + u64::from(rows) } else { 0 };
+                    self.rejected_in_a_row =
+                        if passing.is_empty() { self.rejected_in_a_row + u64::from(rows) } else { 0 };
                     self.verdicts.insert(id, passing);
                     if self.rejected_in_a_row == 0 {
                         self.next_warning = self.first_warning;

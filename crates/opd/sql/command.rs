@@ -51,7 +51,10 @@ pub fn parse(line: &str) -> Result<Command> {
         "\\d" => Ok(Command::Ask(format!("describe {argument}"))),
         "\\df" => without(Command::Ask("show functions".into())),
         "\\at" if argument == "live" => Ok(Command::At(None)),
-        "\\at" => argument.parse().map(|seq| Command::At(Some(seq))).map_err(|_| fault("expected a commit's number, or `live`")),
+        "\\at" => argument
+            .parse()
+            .map(|seq| Command::At(Some(seq)))
+            .map_err(|_| fault("expected a commit's number, or `live`")),
         "\\format" if argument.is_empty() => Ok(Command::Format(None)),
         "\\format" => {
             let format = Format::from_str(argument, true);

@@ -16,11 +16,59 @@ pub struct Names {
 
 /// Words of the language that questions are made of.
 const KEYWORDS: [&str; 53] = [
-    "select", "from", "where", "group by", "order by", "having", "limit", "offset", "join", "left join", "cross join", "on",
-    "using", "as", "and", "or", "not", "in", "is", "null", "like", "between", "exists", "case", "when", "then", "else", "end",
-    "cast", "distinct", "with", "union all", "union", "intersect", "except", "asc", "desc", "over", "partition by", "filter",
-    "unnest", "values", "true", "false", "explain", "describe", "show tables", "show functions", "interval", "qualify",
-    "lateral", "ilike", "nulls last",
+    "select",
+    "from",
+    "where",
+    "group by",
+    "order by",
+    "having",
+    "limit",
+    "offset",
+    "join",
+    "left join",
+    "cross join",
+    "on",
+    "using",
+    "as",
+    "and",
+    "or",
+    "not",
+    "in",
+    "is",
+    "null",
+    "like",
+    "between",
+    "exists",
+    "case",
+    "when",
+    "then",
+    "else",
+    "end",
+    "cast",
+    "distinct",
+    "with",
+    "union all",
+    "union",
+    "intersect",
+    "except",
+    "asc",
+    "desc",
+    "over",
+    "partition by",
+    "filter",
+    "unnest",
+    "values",
+    "true",
+    "false",
+    "explain",
+    "describe",
+    "show tables",
+    "show functions",
+    "interval",
+    "qualify",
+    "lateral",
+    "ilike",
+    "nulls last",
 ];
 
 /// Keywords behind which the name of a table stands.
@@ -78,7 +126,9 @@ fn of_command(names: &Names, line: &str, word: &str) -> Vec<String> {
     let is_first = !line.contains(char::is_whitespace);
     let fits = |name: &&str| name.starts_with(word);
     match command {
-        _ if is_first => listed(COMMANDS.iter().map(|(call, _)| call.split(' ').next().unwrap_or_default()).filter(fits)),
+        _ if is_first => {
+            listed(COMMANDS.iter().map(|(call, _)| call.split(' ').next().unwrap_or_default()).filter(fits))
+        }
         "\\d" => listed(names.tables.iter().map(|(table, _)| table.as_str()).filter(fits)),
         "\\format" => listed(["table", "csv", "json"].into_iter().filter(fits)),
         "\\at" => listed(["live"].into_iter().filter(fits)),
@@ -88,8 +138,12 @@ fn of_command(names: &Names, line: &str, word: &str) -> Vec<String> {
 
 /// The names of the stores, with a point, where there are several.
 fn stores(names: &Names) -> Vec<String> {
-    let mut stores: Vec<String> =
-        names.tables.iter().filter_map(|(table, _)| table.split_once('.')).map(|(store, _)| format!("{store}.")).collect();
+    let mut stores: Vec<String> = names
+        .tables
+        .iter()
+        .filter_map(|(table, _)| table.split_once('.'))
+        .map(|(store, _)| format!("{store}."))
+        .collect();
     stores.dedup();
     stores
 }

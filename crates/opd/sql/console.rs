@@ -67,7 +67,8 @@ impl Console {
 
     /// What there is to name.
     pub fn names(&self) -> Names {
-        let columns = |schema: &arrow::datatypes::SchemaRef| schema.fields().iter().map(|field| field.name().clone()).collect();
+        let columns =
+            |schema: &arrow::datatypes::SchemaRef| schema.fields().iter().map(|field| field.name().clone()).collect();
         let tables = self.session.tables().map(|(table, schema)| (table, columns(schema))).collect();
         Names { tables, functions: self.session.functions() }
     }

@@ -121,14 +121,31 @@ mod tests {
 
     #[test]
     fn bytes_are_keys() {
-        let mut input = "aé字\r\t\x7f\x03\x1b[A\x1b[B\x1bOC\x1b[1;5D\x1b[3~\x1b[1~\x1b[4~\x1b[15~\x1bx\x00\x04".as_bytes();
+        let mut input =
+            "aé字\r\t\x7f\x03\x1b[A\x1b[B\x1bOC\x1b[1;5D\x1b[3~\x1b[1~\x1b[4~\x1b[15~\x1bx\x00\x04".as_bytes();
         let keys: Vec<Key> = std::iter::from_fn(|| next(&mut input).unwrap()).collect();
         use Key::*;
         assert_eq!(
             keys,
             [
-                Char('a'), Char('é'), Char('字'), Enter, Tab, Backspace, Interrupt, Up, Down, Right, Left, Delete, Home,
-                End, Other, Other, Other, Leave
+                Char('a'),
+                Char('é'),
+                Char('字'),
+                Enter,
+                Tab,
+                Backspace,
+                Interrupt,
+                Up,
+                Down,
+                Right,
+                Left,
+                Delete,
+                Home,
+                End,
+                Other,
+                Other,
+                Other,
+                Leave
             ]
         );
         assert_eq!(next(&mut "\x1b[".as_bytes()).unwrap(), None, "the input ends amid a key");

@@ -144,7 +144,12 @@ impl Line {
 fn common_start(texts: &[String]) -> String {
     let Some((first, others)) = texts.split_first() else { return String::new() };
     let same = |text: &String, common: usize| {
-        first[..common].char_indices().zip(text.chars()).take_while(|((_, a), b)| a == b).last().map_or(0, |((at, a), _)| at + a.len_utf8())
+        first[..common]
+            .char_indices()
+            .zip(text.chars())
+            .take_while(|((_, a), b)| a == b)
+            .last()
+            .map_or(0, |((at, a), _)| at + a.len_utf8())
     };
     first[..others.iter().fold(first.len(), |common, text| same(text, common))].into()
 }
@@ -166,7 +171,14 @@ mod tests {
             let start = text[..cursor].rfind(|c: char| !c.is_ascii_alphabetic()).map_or(0, |at| at + 1);
             let start = (start..=cursor).find(|at| text.is_char_boundary(*at)).unwrap_or(cursor);
             let word = &text[start..cursor];
-            (start, ["select", "selection", "steps"].map(String::from).into_iter().filter(|name| name.starts_with(word)).collect())
+            (
+                start,
+                ["select", "selection", "steps"]
+                    .map(String::from)
+                    .into_iter()
+                    .filter(|name| name.starts_with(word))
+                    .collect(),
+            )
         }
     }
 

@@ -151,9 +151,14 @@ mod tests {
 
     #[test]
     fn space_and_comments_are_blank() {
-        for (text, blank) in
-            [("", true), (" -- x; y\n\t/* z */", true), ("/* open", true), ("-- x\n1", false), ("''", false), ("- -", false)]
-        {
+        for (text, blank) in [
+            ("", true),
+            (" -- x; y\n\t/* z */", true),
+            ("/* open", true),
+            ("-- x\n1", false),
+            ("''", false),
+            ("- -", false),
+        ] {
             assert_eq!(is_blank(text), blank, "{text}");
         }
     }

@@ -1,14 +1,8 @@
 //! One store under its name: its log up to a commit, laid out as tables.
 
 use crate::{
-    Result,
-    log::Log,
-    log_scan::LogProvider,
-    parts::object_tables,
-    reader::Opener,
-    scan::ObjectProvider,
-    tables::LOG_TABLES,
-    views::VIEWS,
+    Result, log::Log, log_scan::LogProvider, parts::object_tables, reader::Opener, scan::ObjectProvider,
+    tables::LOG_TABLES, views::VIEWS,
 };
 use arrow::datatypes::SchemaRef;
 use datafusion::{
@@ -65,7 +59,8 @@ impl Attached {
             let provider = LogProvider::new(table, self.log.clone())?;
             add(table.name, provider.described(), Arc::new(provider))?;
         }
-        let catalog = context.catalog(CATALOG).ok_or_else(|| DataFusionError::Internal("the catalog is gone".into()))?;
+        let catalog =
+            context.catalog(CATALOG).ok_or_else(|| DataFusionError::Internal("the catalog is gone".into()))?;
         catalog.register_schema(&self.name, schema.clone())?;
         for view in VIEWS {
             // Its plan finds the tables that were registered above.

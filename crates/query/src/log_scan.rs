@@ -2,7 +2,7 @@
 //! memory as rows.
 
 use crate::{columns::bare, log::Log, tables::LogTable};
-use arrow::datatypes::SchemaRef;
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use async_trait::async_trait;
 use datafusion::{
     catalog::{Session, TableProvider},
@@ -75,7 +75,8 @@ impl PartitionStream for LogProvider {
         let starts = (0..log.commits().len()).step_by(CHUNK);
         let batches = starts.map(move |start| {
             let end = log.commits().len().min(start + CHUNK);
-            Ok(rows(&log, &log.commits()[start..end])?.with_schema(schema.clone())?)
+            let rows = rows(&log, &log.commits()[start..end])?;
+            Ok(RecordBatch::try_new(schema.clone(), rows.columns().to_vec())?)
         });
         Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), stream::iter(batches)))
     }

@@ -75,7 +75,10 @@ impl Predicate {
         match rows.data_type(&columns).map_err(|error| fault(&words(&error)))? {
             DataType::Boolean => {}
             other => {
-                return Err(fault(&format!("it gives {}, no truth; compare it with something", other.to_string().to_lowercase())));
+                return Err(fault(&format!(
+                    "it gives {}, no truth; compare it with something",
+                    other.to_string().to_lowercase()
+                )));
             }
         }
         let is_told = |expr: &Expr| {
@@ -193,7 +196,9 @@ fn beyond_a_row(expr: &Expr) -> Result<Option<String>, DataFusionError> {
     let mut found = None;
     expr.apply(|node| {
         found = match node {
-            Expr::AggregateFunction(of) => Some(format!("`{}` is of many rows; a row alone has to decide", of.func.name())),
+            Expr::AggregateFunction(of) => {
+                Some(format!("`{}` is of many rows; a row alone has to decide", of.func.name()))
+            }
             Expr::WindowFunction(of) => Some(format!("`{}` is of many rows; a row alone has to decide", of.fun.name())),
             Expr::ScalarFunction(of) if of.func.signature().volatility != Volatility::Immutable => {
                 Some(format!("`{}` gives another value each time; a row alone has to decide", of.func.name()))
@@ -216,7 +221,9 @@ fn unplanned(text: &str, error: &DataFusionError) -> QueryError {
         return fault(format!("a selection names columns without a table: `{name}`, not `{table}.{name}`"));
     }
     if all_columns().any(|column| column.name() == name) {
-        return fault(format!("`{name}` has a list at each position; a selection reads columns with a value a row or position"));
+        return fault(format!(
+            "`{name}` has a list at each position; a selection reads columns with a value a row or position"
+        ));
     }
     let columns: Vec<FieldRef> = plain_columns().collect();
     let hint = did_you_mean(name, "columns", columns.iter().map(|column| column.name().as_str()));
@@ -280,7 +287,8 @@ mod tests {
     #[test]
     fn what_the_log_knows_opens_nothing() {
         let whole = Predicate::parse("policy_version between 2 and 4 and teacher_id = 'math'").unwrap();
-        for (version, teacher, passes) in [(1, "math", false), (2, "math", true), (4, "math", true), (3, "code", false)] {
+        for (version, teacher, passes) in [(1, "math", false), (2, "math", true), (4, "math", true), (3, "code", false)]
+        {
             assert_eq!(whole.of_batch(0, version, teacher).unwrap(), Some(passes), "{version} {teacher}");
         }
         let part = Predicate::parse("finish = 'stop' and unit < 5").unwrap();

@@ -181,7 +181,8 @@ impl Session {
     pub fn functions(&self) -> Vec<String> {
         let own = functions::FUNCTIONS.iter().filter_map(|(call, _)| call.split('(').next()).map(str::to_string);
         let state = self.context.state();
-        let mut others: Vec<String> = state.scalar_functions().keys().chain(state.aggregate_functions().keys()).cloned().collect();
+        let mut others: Vec<String> =
+            state.scalar_functions().keys().chain(state.aggregate_functions().keys()).cloned().collect();
         others.extend(state.window_functions().keys().cloned());
         others.sort();
         others.dedup();
@@ -246,7 +247,8 @@ impl Session {
 
     fn check_table(&self, reference: &TableReference) -> Result<()> {
         let (schema, table) = (reference.schema(), reference.table());
-        let is_ours = schema != Some("information_schema") && reference.catalog().is_none_or(|catalog| catalog == CATALOG);
+        let is_ours =
+            schema != Some("information_schema") && reference.catalog().is_none_or(|catalog| catalog == CATALOG);
         if !is_ours || self.schema_of(schema, table).is_some() {
             return Ok(());
         }
@@ -258,7 +260,11 @@ impl Session {
                 let having: Vec<String> =
                     self.tables().map(|(name, _)| name).filter(|name| name.ends_with(&format!(".{table}"))).collect();
                 match having.is_empty() {
-                    true => format!("{} In which store is said before it: `{}.steps`", of_table(&self.attached[0]), self.attached[0].name),
+                    true => format!(
+                        "{} In which store is said before it: `{}.steps`",
+                        of_table(&self.attached[0]),
+                        self.attached[0].name
+                    ),
                     false => format!("say in which store: {}", having.join(", ")),
                 }
             }
@@ -267,6 +273,7 @@ impl Session {
                 None => format!("`{schema}` is no store here; {}", did_you_mean(schema, "stores", stores())),
             },
         };
+        let schema = schema.filter(|schema| !(self.is_alone() && *schema == ALONE));
         let name = schema.map_or_else(|| table.to_string(), |schema| format!("{schema}.{table}"));
         Err(QueryError::Table { name, hint })
     }

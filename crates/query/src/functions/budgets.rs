@@ -108,7 +108,9 @@ impl Sums {
     fn merge(&mut self, numbers: &[f64]) {
         let [positions, rest @ ..] = numbers else { return };
         self.positions += positions;
-        for (sums, numbers) in [&mut self.entries, &mut self.bytes, &mut self.mass].into_iter().zip(rest.chunks(KS.len())) {
+        for (sums, numbers) in
+            [&mut self.entries, &mut self.bytes, &mut self.mass].into_iter().zip(rest.chunks(KS.len()))
+        {
             sums.iter_mut().zip(numbers).for_each(|(sum, number)| *sum += number);
         }
     }

@@ -17,7 +17,9 @@
 //! - [`run`]: the closed loop, synchronous and not, stopped and gone on with;
 //! - [`s3`]: the same in a bucket, with the same weights;
 //! - [`screen`]: what people see;
+//! - [`selection`]: rows by a predicate, from the settings to the end of each row;
 //! - [`smollm2`]: real weights, and the pipeline around them;
+//! - [`sql`]: the shell, statements on standard input, several stores, Ctrl-C;
 //! - [`sweep`]: a grid of runs, gone on with, asked and drawn;
 //! - [`teachers`]: several teachers, each for its own prompts;
 //! - [`upkeep`]: verify, du, retain, gc and pins.
@@ -39,7 +41,9 @@ mod queries;
 mod run;
 mod s3;
 mod screen;
+mod selection;
 mod smollm2;
+mod sql;
 mod support;
 mod sweep;
 mod teachers;

@@ -105,19 +105,8 @@ enum Command {
     Pin(keep::PinArgs),
     /// Take a pin away.
     Unpin(keep::Unpin),
-    /// Ask a store a question in SQL.
-    Sql {
-        /// The store: a directory, file:///..., or s3://bucket/prefix.
-        store: String,
-        /// The query; `show tables` lists what there is.
-        query: String,
-        /// See the store as it was after this commit.
-        #[arg(long, value_name = "SEQ")]
-        at: Option<u64>,
-        /// How to print the answer.
-        #[arg(long, value_enum, default_value_t = sql::Format::Table)]
-        format: sql::Format,
-    },
+    /// Ask stores questions in SQL: one, those of standard input, or any number in a shell.
+    Sql(sql::Args),
 }
 
 /// A pipeline and what is laid over it.
@@ -174,7 +163,7 @@ pub fn run(cli: Cli) -> Result<()> {
             Command::Gc(args) => args.run().await,
             Command::Pin(args) => args.run().await,
             Command::Unpin(args) => args.run().await,
-            Command::Sql { store, query, at, format } => sql::run(&store, &query, at, format).await,
+            Command::Sql(args) => sql::run(args).await,
         }
     })
 }

@@ -2,29 +2,33 @@
 
 use crate::QueryError;
 use record::{
-    BatchId, BatchRows, Commit, Event, PolicyVersion, RolloutCommit, Run, ScoreCommit, ScoreSet, ScoreSetCommit,
-    StepCommit,
+    BatchId, BatchRows, Commit, Event, PolicyVersion, Retirement, RolloutCommit, Run, ScoreCommit, ScoreSet,
+    ScoreSetCommit, StepCommit,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// A prefix of a log.
 ///
 /// Invariant: it begins with the run's identity, and every batch that a commit names was delivered by an earlier one.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Log {
     run: Box<Run>,
     commits: Vec<Commit>,
     delivered: HashMap<BatchId, usize>,
     given_up: Retired,
+    /// (eval set, version) of every evaluation; the first of each counts.
+    evaluated: HashSet<(String, PolicyVersion)>,
     counted_evals: HashSet<u64>,
     /// Those beside the run's own, by name.
     score_sets: BTreeMap<String, ScoreSetCommit>,
+    /// (score set, batch) of every scoring; the first of each counts.
+    scored: HashSet<(String, BatchId)>,
     /// Places of the scores that count.
     scorings: Vec<usize>,
 }
 
 /// What the log gives up, up to its last commit: what is gone is gone for every question, whichever moment it asks about.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Retired {
     policies: BTreeSet<PolicyVersion>,
     moments: BTreeSet<PolicyVersion>,
@@ -36,13 +40,18 @@ impl Retired {
     fn by(commits: &[Commit]) -> Self {
         let mut all = Self::default();
         for commit in commits {
-            let Event::Retire(retired) = &commit.event else { continue };
-            all.policies.extend(&retired.policies);
-            all.moments.extend(&retired.moments);
-            all.batches.extend(retired.batches.iter().cloned());
-            all.steps.extend(&retired.steps);
+            if let Event::Retire(retired) = &commit.event {
+                all.add(retired);
+            }
         }
         all
+    }
+
+    fn add(&mut self, retired: &Retirement) {
+        self.policies.extend(&retired.policies);
+        self.moments.extend(&retired.moments);
+        self.batches.extend(retired.batches.iter().cloned());
+        self.steps.extend(&retired.steps);
     }
 }
 
@@ -61,30 +70,46 @@ impl Log {
             commits: Vec::new(),
             delivered: HashMap::new(),
             given_up,
+            evaluated: HashSet::new(),
             counted_evals: HashSet::new(),
             score_sets: BTreeMap::new(),
+            scored: HashSet::new(),
             scorings: Vec::new(),
         };
-        let (mut evaluated, mut scored) = (HashSet::new(), HashSet::new());
-        for (i, commit) in commits.iter().enumerate() {
+        log.extend(commits)?;
+        Ok(log)
+    }
+
+    /// Looks through the commits that follow, once.
+    pub fn extend(&mut self, commits: Vec<Commit>) -> Result<(), QueryError> {
+        for commit in commits {
             match &commit.event {
                 Event::Rollouts(rollouts) => {
-                    log.delivered.insert(rollouts.batch.clone(), i);
+                    self.delivered.insert(rollouts.batch.clone(), self.commits.len());
                 }
+                Event::Retire(retired) => self.given_up.add(retired),
                 Event::ScoreSet(set) => {
-                    log.score_sets.insert(set.score_set.clone(), set.clone());
+                    self.score_sets.insert(set.score_set.clone(), set.clone());
                 }
-                Event::Scores(of) if scored.insert((of.score_set.as_str(), of.batch.as_str())) => log.scorings.push(i),
-                Event::Eval(eval) if evaluated.insert((eval.eval_set.as_str(), eval.policy_version)) => {
-                    log.counted_evals.insert(commit.seq);
+                Event::Scores(of) if self.scored.insert((of.score_set.clone(), of.batch.clone())) => {
+                    self.scorings.push(self.commits.len());
+                }
+                Event::Eval(eval) if self.evaluated.insert((eval.eval_set.clone(), eval.policy_version)) => {
+                    self.counted_evals.insert(commit.seq);
                 }
                 _ => {}
             }
-            if let Some(batch) = batches_named(&commit.event).find(|batch| !log.delivered.contains_key(*batch)) {
+            if let Some(batch) = batches_named(&commit.event).find(|batch| !self.delivered.contains_key(*batch)) {
                 return Err(damaged(commit.seq, format!("no commit before it delivered the batch `{batch}`")));
             }
+            self.commits.push(commit);
         }
-        Ok(Self { commits, ..log })
+        Ok(())
+    }
+
+    /// The number of its last commit.
+    pub fn last_seq(&self) -> u64 {
+        self.commits.last().map_or(0, |commit| commit.seq)
     }
 
     /// Its commits, in order.

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The version of the commits' JSON that this program writes, and the newest it reads. 2: score sets say what is kept of the
-/// sampler and how it is packed. 3: score sets beside the run's own, how rollouts are packed, pins, and batches and step
-/// records that are given up.
+/// sampler and how it is packed. 3: score sets beside the run's own, how rollouts are packed, pins, batches and step
+/// records that are given up, and rows that a selection rejected.
 pub const FORMAT: u32 = 3;
 
 /// A name for one stored batch: its unit and a writer-made unique id.
@@ -380,6 +380,8 @@ pub enum DropReason {
     Corrupt,
     /// The run's last step was made without it.
     Finished,
+    /// The learner's predicate rejected it.
+    Selection,
 }
 
 impl DropReason {
@@ -389,6 +391,7 @@ impl DropReason {
             DropReason::Stale => "stale",
             DropReason::Corrupt => "corrupt",
             DropReason::Finished => "finished",
+            DropReason::Selection => "selection",
         }
     }
 }

@@ -192,7 +192,7 @@ async fn the_tables_of_another_score_set_are_asked_by_name() {
     // Both at once: batch u1-x has scores of -9 in the one and of -1.5 in the other.
     let both = "select a.teacher_logprob as a, b.teacher_logprob as b, count(*) as n from tokens_in('a') a \
                 join tokens b on a.rollout_id = b.rollout_id and a.position = b.position group by 1, 2";
-    assert_eq!(ask(&session, both).await.unwrap(), "a,b,n\n-9.0,-1.5,8\n");
+    assert_eq!(ask(&session, both).await.unwrap(), "a,b,n\n-9,-1.5,8\n");
     let sets = "select score_set, parent, codec, batches, seq from score_sets order by 1";
     assert_eq!(ask(&session, sets).await.unwrap(), "score_set,parent,codec,batches,seq\na,,plain,1,0\nb,,plain,3,0\n");
     for (call, says) in [

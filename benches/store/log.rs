@@ -18,7 +18,7 @@ use std::{
 use store::{Store, StoreOptions};
 
 /// Commits whose last is the last before a snapshot, then as many as there can be without one.
-const SEGMENTS: u64 = 24;
+const SEGMENTS: u64 = 99;
 const REPETITIONS: usize = 5;
 
 /// The table goes out; the CSV comes back.

@@ -5,6 +5,7 @@
 //! - [`Follower`]: an observer of the log; [`Follower::append`] is the one way to add to it;
 //! - [`Snapshot`]: live state after a commit, the pure fold of the log that every job plans from;
 //! - [`Selection`]: which live rows are wanted, and [`Store::scored`], the stream of them;
+//! - [`Folder`]: files for other programs, which are no store;
 //! - [`StoreError`]: what can go wrong, with the key, both values and what to do.
 //!
 //! One invariant: object, then commit. An object that no commit names does not exist for anyone, and one that a commit
@@ -43,6 +44,7 @@ mod chance;
 mod clock;
 mod durable;
 mod error;
+mod folder;
 mod follower;
 mod history;
 mod ipc;
@@ -59,6 +61,7 @@ mod stream;
 
 pub use chance::{now_ms, unique_id};
 pub use error::{Result, StoreError};
+pub use folder::{Folder, Put};
 pub use follower::Follower;
 pub use keys::{Key, Kind};
 pub use object::Usage;

@@ -63,23 +63,23 @@ $(SMOLLM2)/.converted: | setup
 test: build smollm2 readers
 	storage/with-s3.sh cargo test --workspace
 
-# Programs that read a store's batches and exports without us, for the tests: SIZE on disk.
-READERS_WHEELS := VERSIONS
+# Programs that read a store's batches and exports without us, for the tests: 0.6 GB on disk.
+READERS_WHEELS := pyarrow==26.0.1 polars==2.1.0 duckdb==2.0.0 deltalake==1.6.6
 READERS := $(CACHE)/readers-$(shell echo $(READERS_WHEELS) | sha256sum | cut -c1-12)
 readers: $(READERS)/.installed
 	mkdir -p .tools
 	ln -sfn $(READERS) .tools/readers
 
 $(READERS)/.installed:
-	@echo "fetching pyarrow, Polars, DuckDB and delta-rs (SIZE on disk, once)"
+	@echo "fetching pyarrow, Polars, DuckDB and delta-rs (0.6 GB on disk, once)"
 	rm -rf $(READERS)
 	$(PYTHON) -m venv $(READERS)
 	$(READERS)/bin/python -m pip install -q --disable-pip-version-check $(READERS_WHEELS)
 	touch $@
 
 # The same with more kills at random moments, more seeds, and five minutes of damaged columns for the codec's decoders.
-test-slow: build smollm2 readers
-	OPD_FUZZ_SECONDS=300 OPD_TEST_KILLS=200 OPD_SIM_SEEDS=1000 PROPTEST_CASES=2000 storage/with-s3.sh cargo test --workspace
+test-slow: build smollm2 readers $(SAIL)/.installed
+	OPD_TEST_SAIL=$(SAIL)/bin/python OPD_FUZZ_SECONDS=300 OPD_TEST_KILLS=200 OPD_SIM_SEEDS=1000 PROPTEST_CASES=2000 storage/with-s3.sh cargo test --workspace
 
 # Jobs killed with -9, KILLS of them, on files or (BACKEND=s3) in a bucket. The last line says what became of the rows.
 test-crash: KILLS ?= 50

@@ -176,3 +176,22 @@ fn an_export_to_a_bucket_is_read_from_there() {
     let rows = bucket.sql("select count(*) from rollouts");
     assert_eq!(text(&output.stdout), format!("1 {} [1, 2]\n", rows[0]));
 }
+
+/// `make test-slow` sets it to a Python with Sail.
+#[test]
+fn a_distributed_engine_answers_from_a_bucket() {
+    let Ok(python) = std::env::var("OPD_TEST_SAIL") else {
+        eprintln!("not run: no OPD_TEST_SAIL (make test-slow sets it)");
+        return;
+    };
+    let Some(bucket) = in_bucket() else { return };
+    succeeded(&bucket.run(&["learn.max_staleness=1"]));
+    let to = format!("{}-export", bucket.store());
+    said(&export(&bucket, &to, &["--tables", "rollouts,consumed,step_records"]));
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/distributed_sql.py");
+    let mut command = Command::new("timeout");
+    command.args(["180", &python]).arg(script).args([env!("CARGO_BIN_EXE_opd"), &bucket.store(), &to]);
+    let output = command.output().unwrap();
+    succeeded(&output);
+    assert_eq!(text(&output.stdout).lines().last(), Some("2 workers agree on 3 queries"));
+}

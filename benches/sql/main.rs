@@ -83,9 +83,10 @@ fn report(found: &[String]) -> Result<(), AnyError> {
             answers.push(answer.split(' ').map(str::parse).collect::<Result<_, _>>()?);
         }
         let near = |a: &f64, b: &f64| (a - b).abs() <= 1e-4 * a.abs().max(b.abs()).max(1e-2);
-        if answers.iter().any(|answer| {
-            answer.len() != answers[0].len() || !answer.iter().zip(&answers[0]).all(|(a, b)| near(a, b))
-        }) {
+        if answers
+            .iter()
+            .any(|answer| answer.len() != answers[0].len() || !answer.iter().zip(&answers[0]).all(|(a, b)| near(a, b)))
+        {
             return Err(format!("{query}: the engines disagree: {answers:?}").into());
         }
     }

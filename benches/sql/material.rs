@@ -25,9 +25,9 @@ pub async fn write(from: &str, into: &Path) -> Result<(), AnyError> {
     let tokens: u64 = commits.iter().map(sampled).sum();
     let times = POSITIONS.div_ceil(tokens.max(1));
     for time in 0..times {
-        let copy = Copy { time, units: time * end.next_unit, versions: time * end.version.0, source: &source };
+        let again = Again { time, units: time * end.next_unit, versions: time * end.version.0, source: &source };
         for commit in &commits[1..] {
-            if let Some(event) = copy.event(follower.store(), &commit.event).await? {
+            if let Some(event) = again.event(follower.store(), &commit.event).await? {
                 append(&mut follower, commit.work.clone(), event).await?;
             }
         }
@@ -41,14 +41,14 @@ async fn append(follower: &mut Follower, work: Work, event: Event) -> Result<(),
 }
 
 /// One more time of the run.
-struct Copy<'a> {
+struct Again<'a> {
     time: u64,
     units: u64,
     versions: u64,
     source: &'a Store,
 }
 
-impl Copy<'_> {
+impl Again<'_> {
     async fn event(&self, into: &Store, event: &Event) -> Result<Option<Event>, AnyError> {
         Ok(Some(match event {
             Event::Run(_) | Event::Config { .. } => return Ok(None),
@@ -62,7 +62,14 @@ impl Copy<'_> {
                 let rows = with(&rows, "policy_version", same(version.0, &rows))?;
                 let object = into.put_rollouts(&batch, &RolloutBatch::try_new(rows)?).await?;
                 let (of_rows, claims) = (UnitRows { unit, ..of.of.clone() }, self.claims(&of.claims));
-                Event::Rollouts(RolloutCommit { batch, of: of_rows, policy_version: version, object, claims, ..of.clone() })
+                Event::Rollouts(RolloutCommit {
+                    batch,
+                    of: of_rows,
+                    policy_version: version,
+                    object,
+                    claims,
+                    ..of.clone()
+                })
             }
             // The trend queries open no scores: they are named and not there.
             Event::Scores(of) => {
@@ -91,7 +98,8 @@ impl Copy<'_> {
                 Event::Eval(EvalCommit { policy_version: self.version(of.policy_version), ..of.clone() })
             }
             Event::Retire { policies, moments } => {
-                let shifted = |versions: &[PolicyVersion]| versions.iter().map(|version| self.version(*version)).collect();
+                let shifted =
+                    |versions: &[PolicyVersion]| versions.iter().map(|version| self.version(*version)).collect();
                 Event::Retire { policies: shifted(policies), moments: shifted(moments) }
             }
             Event::Finish { dropped } => Event::Drop { dropped: self.dropped(dropped) },

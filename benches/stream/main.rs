@@ -40,7 +40,9 @@ async fn main() -> Result<(), AnyError> {
     for (rows, run) in materials {
         let written = material::write(&folder.path().join(rows.replace(' ', "-")), run).await?;
         println!("{rows}: {}\n", written.says);
-        println!("reader                                rows/s   M entries/s   MiB on disk   first batch, ms   resumed, ms");
+        println!(
+            "reader                                rows/s   M entries/s   MiB on disk   first batch, ms   resumed, ms"
+        );
         let mut sums: Vec<String> = Vec::new();
         for line in measured(&written)? {
             let fields: Vec<&str> = line.split(',').collect();

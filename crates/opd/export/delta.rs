@@ -113,8 +113,7 @@ impl Table {
     /// In words, what is not understood: a line that is no action, a newer protocol, another engine's feature.
     pub fn fold(&mut self, text: &str) -> Result<(), String> {
         for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            let action: Action =
-                serde_json::from_str(line).map_err(|error| format!("line {}: {error}", number + 1))?;
+            let action: Action = serde_json::from_str(line).map_err(|error| format!("line {}: {error}", number + 1))?;
             match action {
                 Action::CommitInfo(_) => {}
                 Action::Protocol(Protocol { min_reader_version: reader, min_writer_version: writer }) => {

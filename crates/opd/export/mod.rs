@@ -18,11 +18,11 @@ use crate::{
 use arrow::datatypes::{Schema, SchemaRef};
 use clap::Args;
 use delta::{Action, Txn, commit_info, creation, removal};
-use parts::{Parts, delta_field, file_schema};
+use parts::{Parts, delta_field};
 use query::Session;
 use record::{Commit, Event, Run};
 use serde::{Deserialize, Serialize};
-use std::{fmt::Write, sync::Arc};
+use std::fmt::Write;
 use store::{Folder, Put, Store, StoreOptions};
 use tables::{Since, TABLES, Table};
 
@@ -188,24 +188,26 @@ impl Export<'_> {
             let what = format!("`{}` has {theirs} as column `{column}`, now it is {ours}", self.path(table, ""));
             return Err(CommandError::new(what).hint("another version of opd exported it; name an empty folder"));
         }
-        let files = Arc::new(file_schema(&schema, table.partition()));
-        let names: Vec<&str> = files.fields().iter().map(|field| field.name().as_str()).collect();
+        let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
         let questions = table.questions(&names, Since { commits: self.commits, after }, self.wanted);
-        let (mut adds, mut rows) = (Vec::new(), 0);
-        for (i, question) in questions.iter().enumerate() {
-            let partition = table.partition().zip(question.partition);
-            let mut parts = Parts::new(&self.folder, table.name, partition, files.clone());
+        let (mut adds, mut rows, mut versions) = (Vec::new(), 0, 0);
+        for question in &questions {
+            let mut parts = Parts::new(&self.folder, table.name, &schema, table.partition());
+            if there.next == 0 && table.partition().is_none() {
+                parts.begin()?;
+            }
             let mut answer = self.session.run(&question.sql).await?;
             while let Some(batch) = answer.next().await? {
+                rows += batch.num_rows() as u64;
                 parts.write(&batch).await?;
                 if stop.is_asked() {
                     return Err(CommandError::new(format!("stopped; `{}` is as it was", self.path(table, "")))
                         .hint("the same command goes on; what it had written without naming it stays, and is no row"));
                 }
-                let of = (questions.len() > 1).then(|| format!("{} of {} versions  ", i + 1, questions.len()));
-                line.show(&format!("{}  {}{} rows", table.name, of.unwrap_or_default(), rows + parts.rows()));
+                let of = table.partition().map_or(String::new(), |_| format!("{versions} policy versions  "));
+                line.show(&format!("{}  {of}{rows} rows", table.name));
             }
-            rows += parts.rows();
+            versions += question.versions;
             adds.extend(parts.finish().await?);
         }
         let added = Added {

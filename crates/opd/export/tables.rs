@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The column that batches of rollouts and of scores are parted by.
 pub const PARTITION: &str = "policy_version";
+/// Bytes of batches, as they lie in the store, that one question may ask for: their partitions' files are all open at once.
+const TOGETHER: u64 = 8 << 20;
 
 /// A table of the store as it is exported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,13 +57,24 @@ pub struct Since<'a> {
     pub after: Option<u64>,
 }
 
-/// A question, and the partition that its answer's rows belong to.
+/// A question for new rows of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     /// SQL.
     pub sql: String,
-    /// The value of [`PARTITION`]; `None` in a table without.
-    pub partition: Option<u64>,
+    /// How many policy versions its rows are of; 0 in a table that is not parted.
+    pub versions: usize,
+}
+
+/// New batches of one policy version and one score set.
+struct Part<'a> {
+    version: u64,
+    set: &'a str,
+    /// Batches of this kind in all.
+    all: usize,
+    new: Vec<&'a BatchId>,
+    /// Bytes of the new ones in the store.
+    bytes: u64,
 }
 
 impl Table {
@@ -78,71 +91,90 @@ impl Table {
     /// The questions for `columns` of the table's new rows; where `wanted` is given, for those of rollouts that it selects.
     pub fn questions(&self, columns: &[&str], since: Since<'_>, wanted: Option<&str>) -> Vec<Question> {
         let columns = columns.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
-        let select = |conditions: Vec<String>, partition| {
+        let select = |conditions: Vec<String>, versions| {
             let conditions = if conditions.is_empty() { "true".into() } else { conditions.join(" and ") };
-            let sql = format!("select {columns} from \"{}\" where {conditions}", self.name);
-            Question { sql, partition }
+            Question { sql: format!("select {columns} from \"{}\" where {conditions}", self.name), versions }
         };
-        let among = |of: &str| wanted.map(|wanted| format!("rollout_id in (select rollout_id from rollouts where {of}({wanted}))"));
+        let of_wanted = |wanted: String| format!("rollout_id in (select rollout_id from rollouts where {wanted})");
         match self.new {
             New::Rollouts | New::Scores => {
-                let parts = self.batches(since);
-                let question = |(version, mut conditions): (u64, Vec<String>)| {
-                    let of_version = format!("{PARTITION} = {version}");
-                    conditions.insert(0, of_version.clone());
-                    match self.new {
-                        New::Rollouts => conditions.extend(wanted.map(|wanted| format!("({wanted})"))),
-                        _ => conditions.extend(among(&format!("{of_version} and "))),
+                let groups = grouped(self.parts(since));
+                let question = |group: &[Part]| {
+                    let versions: BTreeSet<u64> = group.iter().map(|part| part.version).collect();
+                    let listed = versions.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+                    let of_versions = format!("{PARTITION} in ({listed})");
+                    let mut conditions = vec![of_versions.clone()];
+                    if self.new == New::Scores {
+                        conditions.push(format!("score_set = {}", quoted(group[0].set)));
                     }
-                    select(conditions, Some(version))
+                    if group.iter().any(|part| part.new.len() < part.all) {
+                        let new = group.iter().flat_map(|part| &part.new).map(|batch| quoted(batch));
+                        conditions.push(format!("batch in ({})", new.collect::<Vec<_>>().join(", ")));
+                    }
+                    conditions.extend(wanted.map(|wanted| match self.new {
+                        New::Rollouts => format!("({wanted})"),
+                        _ => of_wanted(format!("{of_versions} and ({wanted})")),
+                    }));
+                    select(conditions, versions.len())
                 };
-                parts.into_iter().map(question).collect()
+                groups.iter().map(|group| question(group)).collect()
             }
             New::Step => {
                 let last = since.after.and_then(|after| last_step(since.commits, after));
                 let mut conditions: Vec<String> = last.map(|last| format!("step > {last}")).into_iter().collect();
-                conditions.extend(among("").filter(|_| self.name == "step_records"));
+                let wanted = wanted.filter(|_| self.name == "step_records");
+                conditions.extend(wanted.map(|wanted| of_wanted(format!("({wanted})"))));
                 let any = last_step(since.commits, u64::MAX) > last;
-                if any || since.after.is_none() { vec![select(conditions, None)] } else { vec![] }
+                if any || since.after.is_none() { vec![select(conditions, 0)] } else { vec![] }
             }
-            New::Seq => vec![select(since.after.map(|after| format!("seq > {after}")).into_iter().collect(), None)],
-            New::Whole => vec![select(vec![], None)],
+            New::Seq => vec![select(since.after.map(|after| format!("seq > {after}")).into_iter().collect(), 0)],
+            New::Whole => vec![select(vec![], 0)],
         }
     }
 
-    /// Policy versions with new batches in their order, and for each of their score sets the conditions that choose them.
-    fn batches(&self, since: Since<'_>) -> Vec<(u64, Vec<String>)> {
-        // By (policy version, score set): all batches, and the new ones.
-        let mut parts: BTreeMap<(u64, &str), (usize, BTreeSet<&BatchId>)> = BTreeMap::new();
+    /// What is new, by score set and policy version.
+    fn parts<'a>(&self, since: Since<'a>) -> Vec<Part<'a>> {
+        let mut parts: BTreeMap<(&str, u64), Part> = BTreeMap::new();
         let mut versions: HashMap<&BatchId, u64> = HashMap::new();
         for commit in since.commits {
-            let (batch, set) = match &commit.event {
+            let (batch, set, object) = match &commit.event {
                 Event::Rollouts(rollouts) => {
                     versions.insert(&rollouts.batch, rollouts.policy_version.0);
-                    (&rollouts.batch, None)
+                    (&rollouts.batch, None, &rollouts.object)
                 }
-                Event::Scores(scores) => (&scores.batch, Some(scores.score_set.as_str())),
+                Event::Scores(scores) => (&scores.batch, Some(scores.score_set.as_str()), &scores.object),
                 _ => continue,
             };
             if set.is_some() != (self.new == New::Scores) {
                 continue;
             }
             // A batch is delivered before it is scored.
-            let Some(version) = versions.get(batch) else { continue };
-            let (all, new) = parts.entry((*version, set.unwrap_or_default())).or_default();
-            *all += 1;
+            let Some(version) = versions.get(batch).copied() else { continue };
+            let set = set.unwrap_or_default();
+            let part = parts.entry((set, version)).or_insert(Part { version, set, all: 0, new: vec![], bytes: 0 });
+            part.all += 1;
             if since.after.is_none_or(|after| commit.seq > after) {
-                new.insert(batch);
+                part.new.push(batch);
+                part.bytes += object.bytes;
             }
         }
-        let conditions = |((version, set), (all, new)): ((u64, &str), (usize, BTreeSet<&BatchId>))| {
-            let names = || new.iter().map(|batch| quoted(batch)).collect::<Vec<_>>().join(", ");
-            let of_set = (self.new == New::Scores).then(|| format!("score_set = {}", quoted(set)));
-            let of_batches = (new.len() < all).then(|| format!("batch in ({})", names()));
-            (!new.is_empty()).then(|| (version, of_set.into_iter().chain(of_batches).collect()))
-        };
-        parts.into_iter().filter_map(conditions).collect()
+        parts.into_values().filter(|part| !part.new.is_empty()).collect()
     }
+}
+
+/// Parts that are asked for together: of one score set, and with what may be held in memory at once.
+fn grouped(parts: Vec<Part<'_>>) -> Vec<Vec<Part<'_>>> {
+    let mut groups: Vec<(u64, Vec<Part>)> = Vec::new();
+    for part in parts {
+        match groups.last_mut() {
+            Some((bytes, group)) if group[0].set == part.set && *bytes + part.bytes <= TOGETHER => {
+                *bytes += part.bytes;
+                group.push(part);
+            }
+            _ => groups.push((part.bytes, vec![part])),
+        }
+    }
+    groups.into_iter().map(|(_, group)| group).collect()
 }
 
 /// The last step made up to commit `upto`.
@@ -196,10 +228,10 @@ mod tests {
         *TABLES.iter().find(|table| table.name == name).unwrap()
     }
 
-    fn asked(name: &str, commits: &[Commit], after: Option<u64>, wanted: Option<&str>) -> Vec<(String, Option<u64>)> {
+    fn asked(name: &str, commits: &[Commit], after: Option<u64>, wanted: Option<&str>) -> Vec<(String, usize)> {
         let questions = table(name).questions(&["a"], Since { commits, after }, wanted);
         let begin = format!("select \"a\" from \"{name}\" where ");
-        questions.into_iter().map(|q| (q.sql.strip_prefix(&begin).unwrap().to_string(), q.partition)).collect()
+        questions.into_iter().map(|q| (q.sql.strip_prefix(&begin).unwrap().to_string(), q.versions)).collect()
     }
 
     #[test]
@@ -212,40 +244,48 @@ mod tests {
             scores("b", "x'y"),
             scores("b", "z"),
         ]);
-        let all = [("policy_version = 0".to_string(), Some(0)), ("policy_version = 1".into(), Some(1))];
-        assert_eq!(asked("rollouts", &commits, None, None), all);
-        assert_eq!(asked("rollouts", &commits, Some(0), None), all[1..]);
-        let one = [("policy_version = 1 and batch in ('c')".to_string(), Some(1))];
-        assert_eq!(asked("rollouts", &commits, Some(1), None), one);
+        let one = |conditions: &str, versions| [(conditions.to_string(), versions)];
+        assert_eq!(asked("rollouts", &commits, None, None), one("policy_version in (0, 1)", 2));
+        assert_eq!(asked("rollouts", &commits, Some(0), None), one("policy_version in (1)", 1));
+        assert_eq!(asked("rollouts", &commits, Some(1), None), one("policy_version in (1) and batch in ('c')", 1));
         assert_eq!(asked("rollouts", &commits, Some(3), None), []);
-        let scored = asked("scores", &commits, Some(2), None);
-        let sets = ["'x''y'", "'z'"].map(|set| (format!("policy_version = 1 and score_set = {set}"), Some(1)));
-        assert_eq!(scored, sets);
+        let sets = ["'x''y'", "'z'"].map(|set| (format!("policy_version in (1) and score_set = {set}"), 1));
+        assert_eq!(asked("scores", &commits, Some(2), None), sets);
+    }
+
+    #[test]
+    fn one_question_asks_for_no_more_than_memory_holds() {
+        let mut commits = log((0..8).map(|version| rollouts(&version.to_string(), version)).collect());
+        for (commit, mib) in commits.iter_mut().zip([2, 2, 4, 1, 7, 16, 1, 1]) {
+            let Event::Rollouts(rollouts) = &mut commit.event else { unreachable!() };
+            rollouts.object.bytes = mib << 20;
+        }
+        let groups = ["0, 1, 2", "3, 4", "5", "6, 7"].map(|versions| format!("policy_version in ({versions})"));
+        let asked: Vec<String> = asked("rollouts", &commits, None, None).into_iter().map(|(sql, _)| sql).collect();
+        assert_eq!(asked, groups);
     }
 
     #[test]
     fn what_is_wanted_is_asked_of_rollouts() {
         let commits = log(vec![rollouts("a", 2), scores("a", "x")]);
         let wanted = Some("finish = 'stop' or sample = 0");
-        assert_eq!(
-            asked("rollouts", &commits, None, wanted)[0].0,
-            "policy_version = 2 and (finish = 'stop' or sample = 0)"
-        );
-        let of = "rollout_id in (select rollout_id from rollouts where";
-        assert_eq!(
-            asked("scores", &commits, None, wanted)[0].0,
-            format!("policy_version = 2 and score_set = 'x' and {of} policy_version = 2 and (finish = 'stop' or sample = 0))")
-        );
-        assert_eq!(asked("step_records", &commits, None, wanted)[0].0, format!("{of} (finish = 'stop' or sample = 0))"));
-        assert_eq!(asked("consumed", &commits, None, wanted)[0].0, "true");
+        let sql = |table: &str| asked(table, &commits, None, wanted)[0].0.clone();
+        assert_eq!(sql("rollouts"), "policy_version in (2) and (finish = 'stop' or sample = 0)");
+        let of = |more: &str| {
+            format!("rollout_id in (select rollout_id from rollouts where {more}(finish = 'stop' or sample = 0))")
+        };
+        let of_scores = of("policy_version in (2) and ");
+        assert_eq!(sql("scores"), format!("policy_version in (2) and score_set = 'x' and {of_scores}"));
+        assert_eq!(sql("step_records"), of(""));
+        assert_eq!(sql("consumed"), "true");
     }
 
     #[test]
     fn tables_of_the_log_are_asked_for_what_is_new_or_whole() {
         let commits = log(vec![rollouts("a", 2)]);
-        assert_eq!(asked("commits", &commits, Some(7), None), [("seq > 7".to_string(), None)]);
-        assert_eq!(asked("objects", &commits, Some(7), None), [("true".to_string(), None)]);
+        assert_eq!(asked("commits", &commits, Some(7), None), [("seq > 7".to_string(), 0)]);
+        assert_eq!(asked("objects", &commits, Some(7), None), [("true".to_string(), 0)]);
         assert_eq!(asked("consumed", &commits, Some(7), None), []);
-        assert_eq!(asked("consumed", &commits, None, None), [("true".to_string(), None)]);
+        assert_eq!(asked("consumed", &commits, None, None), [("true".to_string(), 0)]);
     }
 }

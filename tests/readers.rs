@@ -49,7 +49,9 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 fn programs_that_know_nothing_of_us_read_batches_and_exports_alike() {
     let (python, small) = (python(), Small::new());
     let second = run_of_four(&small);
-    let to = small.path("out").display().to_string();
+    // Polars does not find a Delta table below a folder with a blank in its name, as the run's is.
+    let out = tempfile::tempdir().unwrap();
+    let to = out.path().join("out").display().to_string();
     said(&export(&small, &to, &["--at", &second]));
     said(&export(&small, &to, &[]));
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/outside_readers.py");
@@ -165,12 +167,14 @@ fn an_export_to_a_bucket_is_read_from_there() {
     let to = format!("{}-export", bucket.store());
     said(&export(&bucket, &to, &["--at", &bucket.sql("select seq from steps where step = 1")[0]]));
     said(&export(&bucket, &to, &[]));
+    // Not a tidy exit: threads of the clients for S3 sometimes abort the interpreter then.
     let script = "import os, sys, deltalake, polars as pl\n\
         options = {k: os.environ[k] for k in ['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY', 'AWS_REGION']}\n\
         options |= {'AWS_ENDPOINT_URL': os.environ['AWS_ENDPOINT'], 'AWS_ALLOW_HTTP': 'true'}\n\
         table = deltalake.DeltaTable(sys.argv[1] + '/rollouts', storage_options=options)\n\
         frame = pl.scan_delta(sys.argv[1] + '/steps', storage_options=options).select('step').collect()\n\
-        print(table.version(), table.to_pyarrow_table().num_rows, frame['step'].sort().to_list())";
+        print(table.version(), table.to_pyarrow_table().num_rows, frame['step'].sort().to_list(), flush=True)\n\
+        os._exit(0)";
     let output = Command::new(python).args(["-c", script, &to]).output().unwrap();
     succeeded(&output);
     let rows = bucket.sql("select count(*) from rollouts");

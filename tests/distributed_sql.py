@@ -12,6 +12,7 @@ import sys
 program, store, export = sys.argv[1:]
 os.environ |= {
     "AWS_ENDPOINT_URL": os.environ["AWS_ENDPOINT"],
+    "RUST_LOG": "error",
     "SAIL_MODE": "local-cluster",
     "SAIL_CLUSTER__WORKER_INITIAL_COUNT": "2",
     "SAIL_CLUSTER__WORKER_TASK_SLOTS": "1",
@@ -62,7 +63,7 @@ try:
         expected = ask(query)
         found = [[str(value) for value in row] for row in spark.sql(theirs or query).collect()]
         assert len(expected) > 1 and expected == found, f"{query}: opd says {expected}, Sail {found}"
-    workers = spark.sql("select worker_id, host from system.cluster.workers where status = 'RUNNING'").collect()
+    workers = spark.sql("select cast(worker_id as string) as id, host from system.cluster.workers where status = 'RUNNING'").collect()
     hosts = {row.host for row in workers}
     assert len(workers) >= 2 and hosts == {"127.0.0.1"}, workers
     print(f"{len(workers)} workers agree on {len(QUERIES)} queries")

@@ -23,7 +23,7 @@ type AnyError = Box<dyn std::error::Error>;
 const REPETITIONS: usize = 5;
 const HEADER: &str = "query,engine,first_s,warm_s,bytes";
 /// What the queries read of an export.
-const TABLES: &str = "steps,evals,consumed,dropped,work,step_records,rollouts";
+const TABLES: &str = "steps,evals,consumed,dropped,work,step_records";
 
 #[tokio::main(worker_threads = 2)]
 async fn main() -> Result<(), AnyError> {

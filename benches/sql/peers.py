@@ -40,7 +40,7 @@ def duckdb_engine():
 
     def ask(sql):
         # An integer divided by one is an integer in the store's SQL.
-        return con.sql(sql.replace("cardinality(", "len(").replace("step / 280", "step // 280")).fetchall()
+        return con.sql(sql.replace("cardinality(", "len(").replace("/ 280", "// 280")).fetchall()
 
     return {name: (lambda sql=sql: ask(sql)) for name, sql in queries()}
 
@@ -52,18 +52,8 @@ def polars_engine():
     steps, evals, kl = scan("steps"), scan("evals"), pl.col("reverse_kl")
     upto = ((pl.col("step") / 40).ceil() * 40).cast(pl.Int64).alias("upto")
     records = scan("step_records")
-    length = pl.col("response_ids").list.len()
-    by_length = (
-        scan("rollouts")
-        .select("rollout_id", length.alias("tokens"))
-        .join(scan("dropped").select("rollout_id", dropped=1), on="rollout_id", how="left")
-        .sort("tokens")
-        .with_row_index()
-        .with_columns(pl.len().alias("n"))
-    )
-    # As SQL's ntile: the first n % 10 parts have a row more.
-    more, size, i = pl.col("n") % 10, pl.col("n") // 10, pl.col("index")
-    decile = pl.when(i < more * (size + 1)).then(i // (size + 1)).otherwise(more + (i - more * (size + 1)) // size) + 1
+    part = (pl.col("policy_version") // 280).alias("part")
+    ended = [scan("consumed").select(part, dropped=pl.lit(0)), scan("dropped").select(part, dropped=pl.lit(1))]
 
     def of_tokens(by):
         return by.group_by("by").agg(kl.count().alias("n"), kl.mean().alias("mean")).sort("by")
@@ -95,14 +85,7 @@ def polars_engine():
         records.filter(pl.col("step").is_between(1400, 1410))
         .select(kl.explode())
         .select(kl.count().alias("n"), kl.mean().alias("mean")),
-        by_length.group_by(decile.cast(pl.Int64).alias("decile"))
-        .agg(
-            pl.col("tokens").min().alias("shortest"),
-            pl.col("tokens").max().alias("longest"),
-            pl.col("dropped").sum(),
-            pl.len(),
-        )
-        .sort("decile"),
+        pl.concat(ended).group_by("part").agg(pl.col("dropped").sum(), pl.len()).sort("part"),
     ]
     names = [name for name, _ in queries()]
     return {name: (lambda plan=plan: plan.collect().rows()) for name, plan in zip(names, plans, strict=True)}

@@ -53,12 +53,10 @@ pub const QUERIES: [(&str, &str, &str); 8] = [
         "",
     ),
     (
-        "drop rate by decile of length",
-        "select decile, min(tokens) as shortest, max(tokens) as longest, sum(dropped) as dropped, count(*) as rows from \
-         (select ntile(10) over (order by cardinality(r.response_ids)) as decile, cardinality(r.response_ids) as tokens, \
-         case when d.reason is null then 0 else 1 end as dropped \
-         from rollouts r left join dropped d on d.rollout_id = r.rollout_id) group by decile order by decile",
-        "'rollouts'",
+        "drop rate by 280 policy versions",
+        "select part, sum(dropped) as dropped, count(*) as rows from (select policy_version / 280 as part, 0 as dropped \
+         from consumed union all select policy_version / 280 as part, 1 as dropped from dropped) group by part order by part",
+        "",
     ),
 ];
 

@@ -17,6 +17,8 @@ const BATCHES: u64 = 32;
 const OF_A_RUN: u64 = 64;
 const K: usize = 64;
 const VOCAB: u64 = 49_152;
+/// Mass outside the top-k.
+const TAIL: f32 = 0.02;
 
 /// The same rows, twice; and where the peers' files go.
 pub struct Written {
@@ -178,12 +180,14 @@ impl Chance {
         for _ in 0..n {
             let (first, stride) = (self.below(VOCAB), 1 + 2 * self.below(300));
             ids.push((0..K as u64).map(|i| ((first + i * stride) % VOCAB) as i32).collect::<Vec<_>>());
-            let mut logprob = -1.5;
+            let mut logprob = 0.0;
             let falling = |_| {
                 logprob -= self.below(1 << 16) as f32 / (1 << 18) as f32;
                 logprob
             };
-            logprobs.push((0..K).map(falling).collect::<Vec<_>>());
+            let falling: Vec<f32> = (0..K).map(falling).collect();
+            let mass = falling.iter().map(|logprob| logprob.exp()).sum::<f32>() / (1.0 - TAIL);
+            logprobs.push(falling.iter().map(|logprob| logprob - mass.ln()).collect::<Vec<_>>());
         }
         (ids.into_iter().collect(), logprobs.into_iter().collect())
     }
@@ -215,7 +219,7 @@ fn batch(unit: u64, chance: &mut Chance) -> Result<ScoredBatch, AnyError> {
             teacher_logprobs,
             teacher_top_ids,
             teacher_top_logprobs,
-            teacher_tail_logprobs: chance.logprobs(n),
+            teacher_tail_logprobs: vec![TAIL.ln(); n],
             sampler_top_teacher_logprobs: none(n),
             sampler_top_teacher_tail_logprobs: vec![0.0; n],
             teacher_draws: None,

@@ -78,8 +78,18 @@ $(READERS)/.installed:
 	touch $@
 
 # The same with more kills at random moments, more seeds, and five minutes of damaged columns for the codec's decoders.
+# And SQL by Sail with two workers over an export in a bucket.
+SAIL_WHEELS := pysail==0.7.2 pyspark-client==4.2.0
+SAIL := $(CACHE)/sail-$(shell echo $(SAIL_WHEELS) | sha256sum | cut -c1-12)
 test-slow: build smollm2 readers $(SAIL)/.installed
 	OPD_TEST_SAIL=$(SAIL)/bin/python OPD_FUZZ_SECONDS=300 OPD_TEST_KILLS=200 OPD_SIM_SEEDS=1000 PROPTEST_CASES=2000 storage/with-s3.sh cargo test --workspace
+
+$(SAIL)/.installed:
+	@echo "fetching Sail (0.6 GB on disk, once)"
+	rm -rf $(SAIL)
+	$(PYTHON) -m venv $(SAIL)
+	$(SAIL)/bin/python -m pip install -q --disable-pip-version-check $(SAIL_WHEELS)
+	touch $@
 
 # Jobs killed with -9, KILLS of them, on files or (BACKEND=s3) in a bucket. The last line says what became of the rows.
 test-crash: KILLS ?= 50
@@ -115,12 +125,25 @@ bench: setup
 bench-codec: setup smollm2
 	STORE="$(STORE)" cargo bench --profile dev --bench codec
 
+# Peers of bench-stream. Mosaic asks for torchvision and older versions of NumPy and xxhash than it needs, so what is needed is named.
+PEERS_WHEELS := torch==2.11.0 torchvision==0.26.0 datasets==5.2.0 boto3 lightning-utilities obstore tifffile python-snappy zstd \
+	Brotli catalogue click
+PEERS_ALONE := litdata==0.2.76 mosaicml-streaming==0.13.0
+PEERS := $(CACHE)/peers-$(shell echo $(PEERS_WHEELS) $(PEERS_ALONE) | sha256sum | cut -c1-12)
+$(PEERS)/.installed:
+	@echo "fetching torch, datasets, Mosaic StreamingDataset and LitData (6 GB on disk, once)"
+	rm -rf $(PEERS)
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install -q --disable-pip-version-check $(PEERS_WHEELS)
+	$(PEERS)/bin/python -m pip install -q --disable-pip-version-check --no-deps $(PEERS_ALONE)
+	touch $@
+
 # Scored rows streamed for training, against other formats of the same rows on one core; STORE adds a run's rows to those of a recipe.
 bench-stream: build $(PEERS)/.installed
 	cargo bench --profile dev --bench stream --no-run
 	PEERS=$(PEERS)/bin/python STORE="$(STORE)" cargo bench -q --profile dev --bench stream
 
-# Trend queries over 10 million positions against DuckDB and Polars. The store is made of STORE once and kept in the cache (SIZESQL).
+# Trend queries over 10 million positions against DuckDB and Polars. The store is made of STORE once and kept in the cache (1.8 GB).
 bench-sql: STORE ?= runs/demo
 bench-sql: build readers
 	@test -d "$(STORE)/log" || { echo "there is no store $(STORE): run \`make demo\` first, or give STORE" >&2; exit 2; }

@@ -21,7 +21,7 @@ use store::{Store, StoreOptions};
 type AnyError = Box<dyn std::error::Error>;
 
 const REPETITIONS: usize = 5;
-const HEADER: &str = "query,engine,first_s,warm_s,bytes";
+const HEADER: &str = "query,engine,first_s,warm_s,warm_cpu_s,bytes";
 /// What the queries read of an export.
 const TABLES: &str = "steps,evals,consumed,dropped,work,step_records";
 
@@ -65,21 +65,24 @@ fn lines(command: &mut Command) -> Result<Vec<String>, AnyError> {
     Ok(String::from_utf8(output.stdout)?.lines().map(str::to_string).collect())
 }
 
-/// The table, then the same as CSV. A line is `query|engine|first|warm|bytes|answer` or a note.
+/// The table, then the same as CSV. A line is `query|engine|first|warm|CPU|bytes|answer` or a note.
 fn report(found: &[String]) -> Result<(), AnyError> {
     let mut csv = vec![HEADER.to_string()];
-    println!("{:44} {:8} {:>9} {:>9} {:>12}", "query", "engine", "first, s", "warm, s", "MiB read");
+    println!(
+        "{:38} {:7} {:>9} {:>8} {:>12} {:>9}",
+        "query", "engine", "first, s", "warm, s", "warm, CPU s", "MiB read"
+    );
     for (query, ..) in queries::QUERIES {
         let of_query = found.iter().filter_map(|line| line.strip_prefix(&format!("{query}|")));
         let mut answers: Vec<Vec<f64>> = Vec::new();
         for line in of_query {
             let fields: Vec<&str> = line.split('|').collect();
-            let [engine, first, warm, bytes, answer] = fields.as_slice() else {
+            let [engine, first, warm, cpu, bytes, answer] = fields.as_slice() else {
                 return Err(format!("an engine said `{line}`").into());
             };
             let mib = bytes.parse::<f64>().map_or("-".into(), |bytes| format!("{:.1}", bytes / 1048576.0));
-            println!("{query:44} {engine:8} {first:>9} {warm:>9} {mib:>12}");
-            csv.push(format!("{query},{engine},{first},{warm},{bytes}"));
+            println!("{query:38} {engine:7} {first:>9} {warm:>8} {cpu:>12} {mib:>9}");
+            csv.push(format!("{query},{engine},{first},{warm},{cpu},{bytes}"));
             answers.push(answer.split(' ').map(str::parse).collect::<Result<_, _>>()?);
         }
         let near = |a: &f64, b: &f64| (a - b).abs() <= 1e-4 * a.abs().max(b.abs()).max(1e-2);
@@ -107,17 +110,22 @@ async fn measure(url: &str) -> Result<(), AnyError> {
         let mut times = Vec::new();
         let mut answer = Vec::new();
         let before = session.objects_opened();
-        for _ in 0..=REPETITIONS {
+        let mut cpu = 0.0;
+        for repetition in 0..=REPETITIONS {
+            if repetition == 1 {
+                cpu = cpu_seconds()?;
+            }
             let begun = Instant::now();
             answer = session.run(sql).await?.collect().await?;
             times.push(begun.elapsed().as_secs_f64());
         }
+        let cpu = (cpu_seconds()? - cpu) / REPETITIONS as f64;
         let objects = (session.objects_opened() - before) / (REPETITIONS as u64 + 1);
         let bytes = bytes_of(&session, kinds).await?;
         eprintln!("{name}: {objects} objects opened");
         let first = times.remove(0);
         times.sort_by(f64::total_cmp);
-        println!("{name}|opd|{first:.3}|{:.3}|{bytes}|{}", times[REPETITIONS / 2], queries::sums(&answer)?);
+        println!("{name}|opd|{first:.3}|{:.3}|{cpu:.3}|{bytes}|{}", times[REPETITIONS / 2], queries::sums(&answer)?);
     }
     println!("note|opd: {opened:.2} s to open the store (its whole log), peak memory {:.0} MiB", peak_mib()?);
     Ok(())
@@ -137,4 +145,15 @@ fn peak_mib() -> Result<f64, AnyError> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
     Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
+}
+
+/// What all threads of this process took so far, ended ones included; the kernel counts it in steps of 10 ms.
+fn cpu_seconds() -> Result<f64, AnyError> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    // Behind the name in parentheses: fields 14 and 15 of proc(5), in ticks of which Linux has 100 a second.
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    match fields.get(11..13) {
+        Some([user, system]) => Ok((user.parse::<f64>()? + system.parse::<f64>()?) / 100.0),
+        _ => Err(format!("/proc/self/stat is `{stat}`, expected 52 fields").into()),
+    }
 }

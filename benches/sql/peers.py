@@ -2,7 +2,7 @@
 
     peers.py duckdb|polars EXPORT
 
-Prints `query|engine|first s|warm s|bytes read|sums of the answer's columns` for each query, and a note.
+Prints `query|engine|first s|warm s|warm CPU s|bytes read|sums of the answer's columns` for each query, and a note.
 """
 
 import os
@@ -94,13 +94,16 @@ def polars_engine():
 for name, ask in {"duckdb": duckdb_engine, "polars": polars_engine}[engine]().items():
     times, before = [], read_bytes()
     for repetition in range(REPETITIONS + 1):
+        if repetition == 1:
+            cpu = time.process_time()
         start = time.perf_counter()
         rows = ask()
         times.append(time.perf_counter() - start)
         if repetition == 0:
             read = read_bytes() - before
+    cpu = (time.process_time() - cpu) / REPETITIONS
     columns = [column for column in zip(*rows) if any(isinstance(value, (int, float)) for value in column)]
     sums = " ".join(repr(float(sum(float(value) for value in column if value is not None))) for column in columns)
-    print(f"{name}|{engine}|{times[0]:.3f}|{statistics.median(times[1:]):.3f}|{read}|{sums}", flush=True)
+    print(f"{name}|{engine}|{times[0]:.3f}|{statistics.median(times[1:]):.3f}|{cpu:.3f}|{read}|{sums}", flush=True)
 peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]
 print(f"note|{engine}: peak memory {int(peak) / 1024:.0f} MiB; bytes are those of read calls in the first time")

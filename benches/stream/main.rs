@@ -8,7 +8,8 @@
 //! - `reading`: the store's side; `peers.py` writes the peers' files from the plain store's own and measures them.
 //!
 //! A reader hands each batch's arrays over: tokens, sampler logprobs, the teacher's top-k ids and logprobs, its lengths, tails.
-//! Once, untimed, everything is added up, and all sums have to agree; when timed, a number of each 4 KiB is used.
+//! Speed is by a second of CPU time, all threads of the reader's process together, so other work on the machine changes it little;
+//! the times to a first batch are medians by the clock. Once, untimed, everything is added up, and all sums have to agree; when timed, a number of each 4 KiB is used.
 
 mod material;
 mod reading;
@@ -21,7 +22,7 @@ use std::{
 type AnyError = Box<dyn std::error::Error>;
 
 /// What a reader says of itself; the peers print the same columns.
-const HEADER: &str = "rows,reader,rows_per_s,entries_per_s,bytes,first_batch_ms,resume_ms";
+const HEADER: &str = "rows,reader,rows_per_cpu_s,entries_per_cpu_s,bytes,first_batch_ms,resume_ms";
 
 #[tokio::main]
 async fn main() -> Result<(), AnyError> {
@@ -41,7 +42,7 @@ async fn main() -> Result<(), AnyError> {
         let written = material::write(&folder.path().join(rows.replace(' ', "-")), run).await?;
         println!("{rows}: {}\n", written.says);
         println!(
-            "reader                                rows/s   M entries/s   MiB on disk   first batch, ms   resumed, ms"
+            "reader                             rows/CPU s   M entries/s   MiB on disk   first batch, ms   resumed, ms"
         );
         let mut sums: Vec<String> = Vec::new();
         for line in measured(&written)? {

@@ -14,6 +14,7 @@
 //! - [`prompts`]: what is asked, from chats, templates and Parquet, and how its answers are counted;
 //! - [`proxy`]: a bucket behind a network that loses answers;
 //! - [`queries`]: the page of queries names what there is, and each of them has an answer;
+//! - [`readers`]: a store and its export, read by programs that know nothing of it;
 //! - [`run`]: the closed loop, synchronous and not, stopped and gone on with;
 //! - [`s3`]: the same in a bucket, with the same weights;
 //! - [`screen`]: what people see;
@@ -38,6 +39,7 @@ mod hybrid;
 mod prompts;
 mod proxy;
 mod queries;
+mod readers;
 mod run;
 mod s3;
 mod screen;

@@ -6,6 +6,7 @@ use crate::{
     context::Context,
     error::{CommandError, Result},
     estimate::{self, EstimateArgs},
+    export::{self, ExportArgs},
     export_policy, identity, keep, learn, preflight, score, sft, sql, status,
     stop::Stop,
 };
@@ -65,6 +66,8 @@ enum Command {
     },
     /// Measure bias, variance and bytes of every estimator on a store's rollouts, with the models at hand.
     Estimate(EstimateArgs),
+    /// Write a store's tables as Parquet files that are Delta tables too; again, only what is new.
+    Export(ExportArgs),
     /// Write a policy version as a Hugging Face directory.
     ExportPolicy {
         /// The store: a directory, file:///..., or s3://bucket/prefix.
@@ -149,6 +152,7 @@ pub fn run(cli: Cli) -> Result<()> {
                 crate::error::off_thread(move || sft::run(&config, &sets, &out, &stop)).await
             }
             Command::Estimate(args) => estimate::run(args).await,
+            Command::Export(args) => export::run(args, &Stop::listen()).await,
             Command::ExportPolicy { store, version, dir, dtype } => {
                 export_policy::run(&store, &version, &dir, &dtype, &Stop::listen()).await
             }

@@ -3,7 +3,7 @@
 //! A job is a loop: follow the log, plan what is next ([`plan`], pure), do it, put an object, append the commit that names
 //! it ([`events`], pure). How far the jobs run apart is [`pace`]. [`rollout`], [`score`], [`learn`] and [`eval`] are such loops;
 //! [`mod@run`] starts them as processes and watches the log; [`status`], [`sql`], [`mod@trace`], [`forecast`] and
-//! [`mod@estimate`] read it, [`export_policy`], [`compact`] and [`sft`] make something of it.
+//! [`mod@estimate`] read it, [`mod@export`], [`export_policy`], [`compact`] and [`sft`] make something of it.
 //! [`keep`] looks after it.
 //! [`config`] is the pipeline that all of them are given, [`preflight`] what is checked before any of them works.
 #![warn(missing_docs)]
@@ -17,6 +17,7 @@ pub mod error;
 pub mod estimate;
 pub mod eval;
 pub mod events;
+pub mod export;
 pub mod export_policy;
 pub mod failpoint;
 pub mod forecast;

@@ -104,8 +104,11 @@ pub async fn print(answer: query::Answer, format: Format) -> Result<()> {
     unless_gone(out.flush())
 }
 
+/// A store's name, if it has one, and its address.
+type Named = (Option<String>, String);
+
 /// The stores by name, none where there is only one without a name, and the query.
-fn asked(args: &Args) -> Result<(Vec<(Option<String>, String)>, Option<String>)> {
+fn asked(args: &Args) -> Result<(Vec<Named>, Option<String>)> {
     let hint = "opd sql STORE [QUERY], or opd sql --store a=STORE --store b=STORE [QUERY]";
     match (&args.stores[..], &args.store, &args.query) {
         ([], Some(store), query) => Ok((vec![(None, store.clone())], query.clone())),

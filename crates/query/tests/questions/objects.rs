@@ -196,7 +196,7 @@ async fn the_tables_of_another_score_set_are_asked_by_name() {
     let sets = "select score_set, parent, codec, batches, seq from score_sets order by 1";
     assert_eq!(ask(&session, sets).await.unwrap(), "score_set,parent,codec,batches,seq\na,,plain,1,0\nb,,plain,3,0\n");
     for (call, says) in [
-        ("scored_in('c')", "no score set `c`\nhint: score sets: a, b"),
+        ("scored_in('zzz')", "no score set `zzz`\nhint: score sets: a, b"),
         ("tokens_in()", "tokens_in: expected the name of one score set"),
         ("tokens_in(3)", "as in tokens_in('main')"),
     ] {

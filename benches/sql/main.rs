@@ -106,7 +106,7 @@ async fn measure(url: &str) -> Result<(), AnyError> {
     let store = Store::open(url, StoreOptions::default()).await?;
     let session = query::open(&store, None).await?;
     let opened = begun.elapsed().as_secs_f64();
-    for (name, sql, kinds) in queries::QUERIES {
+    for (name, sql, opened_objects) in queries::QUERIES {
         let mut times = Vec::new();
         let mut answer = Vec::new();
         let before = session.objects_opened();
@@ -121,7 +121,7 @@ async fn measure(url: &str) -> Result<(), AnyError> {
         }
         let cpu = (cpu_seconds()? - cpu) / REPETITIONS as f64;
         let objects = (session.objects_opened() - before) / (REPETITIONS as u64 + 1);
-        let bytes = bytes_of(&session, kinds).await?;
+        let bytes = bytes_of(&session, opened_objects).await?;
         eprintln!("{name}: {objects} objects opened");
         let first = times.remove(0);
         times.sort_by(f64::total_cmp);
@@ -131,12 +131,12 @@ async fn measure(url: &str) -> Result<(), AnyError> {
     Ok(())
 }
 
-/// Bytes of all objects of these kinds: a query without a filter that the log decides opens each once.
-async fn bytes_of(session: &query::Session, kinds: &str) -> Result<u64, AnyError> {
-    if kinds.is_empty() {
+/// Bytes of the objects that a query opens, each once.
+async fn bytes_of(session: &query::Session, opened: &str) -> Result<u64, AnyError> {
+    if opened.is_empty() {
         return Ok(0);
     }
-    let sql = format!("select cast(sum(bytes) as bigint) as bytes from objects where kind in ({kinds})");
+    let sql = format!("select cast(sum(bytes) as bigint) as bytes from objects where {opened}");
     let answer = session.run(&sql).await?.collect().await?;
     Ok(queries::sums(&answer)?.parse::<f64>()? as u64)
 }

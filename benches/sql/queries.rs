@@ -7,7 +7,7 @@ use arrow::{
     datatypes::{DataType, Float64Type},
 };
 
-/// Name, SQL, and the kinds of objects that are opened.
+/// Name, SQL, and which of `objects` are opened; none where the log answers.
 pub const QUERIES: [(&str, &str, &str); 8] = [
     (
         "staleness KL and accuracy by 40 steps",
@@ -38,19 +38,19 @@ pub const QUERIES: [(&str, &str, &str); 8] = [
         "KL of tokens by staleness",
         "select staleness, count(kl) as positions, avg(kl) as kl from \
          (select staleness, unnest(reverse_kl) as kl from step_records) group by staleness order by staleness",
-        "'step_record'",
+        "kind = 'step_record'",
     ),
     (
         "KL of tokens by policy version",
         "select step - 1 - staleness as version, count(kl) as positions, avg(kl) as kl from \
          (select step, staleness, unnest(reverse_kl) as kl from step_records) group by 1 order by 1",
-        "'step_record'",
+        "kind = 'step_record'",
     ),
     (
         "KL of tokens of one policy version",
         "select count(kl) as positions, avg(kl) as kl from \
          (select unnest(reverse_kl) as kl from step_records where step between 1400 and 1410)",
-        "",
+        "kind = 'step_record' and policy_version between 1400 and 1410",
     ),
     (
         "drop rate by 280 policy versions",

@@ -156,7 +156,7 @@ fn several_stores_are_schemas_that_join() {
     for (query, says) in [
         ("select * from steps", "there is no table `steps`\nhint: say in which store: a.steps, b.steps"),
         ("select * from a.stepz", "there is no table `a.stepz`\nhint: did you mean `steps`?"),
-        ("select * from c.steps", "`c` is no store here; stores: a, b"),
+        ("select * from other.steps", "`other` is no store here; stores: a, b"),
         ("select los from a.steps", "`a.metrics` has it"),
         ("select lozz from b.steps", "there is no column `lozz`"),
         ("delete from a.steps", "`DELETE` is refused"),

@@ -192,6 +192,8 @@ fn strictly_synchronous_a_run_over_a_faulty_store_makes_the_same_weights_as_an_u
         shape.pace = super::tests::shape(0, 2, 0, 0).pace;
         shape.pace.steps = 5;
         shape.publish_every = 1;
+        // What it rejects is a matter of batches' names, which differ from run to run.
+        shape.rejects_percent = 0;
         let calm = check(shape, CALM, seed);
         let weather = Weather { faults: 20, kills: 30, learners: 2, ..CALM };
         let disturbed = check(shape, weather, seed);

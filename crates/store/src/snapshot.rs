@@ -231,7 +231,10 @@ impl Snapshot {
                 self.claim(worker, &scores.claims)?;
             }
             Event::Step(step) => self.step(step, &commit.work.incarnation)?,
-            Event::Drop { dropped } => dropped.iter().try_for_each(|rows| self.drop_rows(rows))?,
+            Event::Drop { dropped } => {
+                dropped.iter().try_for_each(|rows| self.drop_rows(rows))?;
+                self.forget_spent_batches();
+            }
             Event::Eval(eval) => self.evaluate(eval),
             Event::Retire(retired) => self.retire(retired)?,
             Event::Pin(pin) => self.pin(pin)?,
@@ -240,6 +243,7 @@ impl Snapshot {
             }
             Event::Finish { dropped } => {
                 dropped.iter().try_for_each(|rows| self.drop_rows(rows))?;
+                self.forget_spent_batches();
                 if let Some((id, _)) = self.pending().next() {
                     return Err(format!("batch `{id}` still has pending rows"));
                 }
@@ -380,6 +384,7 @@ impl Snapshot {
                 self.steps_after_checkpoint.clear();
             }
         }
+        // Not before: a batch whose last rows this step dropped is still needed to execute it again.
         self.forget_spent_batches();
         Ok(())
     }
@@ -404,7 +409,6 @@ impl Snapshot {
             let entry = self.reissue.entry(of.unit).or_default();
             *entry = entry.union(&again);
         }
-        self.forget_spent_batches();
         Ok(())
     }
 

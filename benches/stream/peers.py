@@ -204,7 +204,7 @@ def sums(peer):
     count, ids, bits = 0, 0, 0
     for batch in peer.batches(0):
         for array in each(batch, "ids"):
-            ids, count = ids + int(array.sum(dtype=np.int64)), count + len(array)
+            ids, count = ids + int(array.sum(dtype=np.int64)), count + array.size
         bits += sum(int(array.view(np.int32).sum(dtype=np.int64)) for array in each(batch, "logprobs"))
     return count, ids, bits
 

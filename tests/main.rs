@@ -13,6 +13,7 @@
 //! - [`prompts`]: what is asked, from chats, templates and Parquet, and how its answers are counted;
 //! - [`proxy`]: a bucket behind a network that loses answers;
 //! - [`queries`]: the page of queries names what there is, and each of them has an answer;
+//! - [`replay`]: recorded rows trained on again, and what is said where that is not possible;
 //! - [`run`]: the closed loop, synchronous and not, stopped and gone on with;
 //! - [`s3`]: the same in a bucket, with the same weights;
 //! - [`screen`]: what people see;
@@ -32,6 +33,7 @@ mod hybrid;
 mod prompts;
 mod proxy;
 mod queries;
+mod replay;
 mod run;
 mod s3;
 mod screen;

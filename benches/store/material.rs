@@ -123,6 +123,7 @@ pub async fn start(store: &Store) -> Result<Follower, AnyError> {
         student_tokenizer: file,
         student_files: BTreeMap::new(),
         policy: Policy { version: PolicyVersion(0), weights },
+        parent: None,
     };
     Ok(store.create(run, work("run")).await?)
 }

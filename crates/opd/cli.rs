@@ -64,6 +64,8 @@ enum Command {
     },
     /// Measure bias, variance and bytes of every estimator on a store's rollouts, with the models at hand.
     Estimate(EstimateArgs),
+    /// Train on the rows that another run recorded, sampling and scoring nothing.
+    Replay(crate::replay::ReplayArgs),
     /// Write a policy version as a Hugging Face directory.
     ExportPolicy {
         /// The store: a directory, file:///..., or s3://bucket/prefix.
@@ -143,6 +145,7 @@ pub fn run(cli: Cli) -> Result<()> {
                 crate::error::off_thread(move || sft::run(&config, &sets, &out, &stop)).await
             }
             Command::Estimate(args) => estimate::run(args).await,
+            Command::Replay(args) => crate::replay::run(args).await,
             Command::ExportPolicy { store, version, dir, dtype } => {
                 export_policy::run(&store, &version, &dir, &dtype, &Stop::listen()).await
             }

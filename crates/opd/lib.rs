@@ -3,7 +3,7 @@
 //! A job is a loop: follow the log, plan what is next ([`plan`], pure), do it, put an object, append the commit that names
 //! it ([`events`], pure). How far the jobs run apart is [`pace`]. [`rollout`], [`score`], [`learn`] and [`eval`] are such loops;
 //! [`mod@run`] starts them as processes and watches the log; [`status`], [`sql`], [`mod@trace`], [`forecast`] and
-//! [`mod@estimate`] read it, [`export_policy`] and [`sft`] make something of it.
+//! [`mod@estimate`] read it, [`export_policy`] and [`sft`] make something of it, [`replay`] learns from it anew.
 //! [`config`] is the pipeline that all of them are given, [`preflight`] what is checked before any of them works.
 #![warn(missing_docs)]
 
@@ -30,6 +30,7 @@ pub mod preflight;
 pub mod progress;
 pub mod prompts;
 pub mod recorded;
+pub mod replay;
 pub mod rollout;
 pub mod run;
 pub mod score;

@@ -1,6 +1,9 @@
 //! `opd sql`: asks a store a question.
 
-use crate::{error::Result, output::unless_gone};
+use crate::{
+    error::Result,
+    output::{say, unless_gone},
+};
 use std::io::{BufWriter, IsTerminal, Write};
 use store::{Store, StoreOptions};
 
@@ -25,6 +28,9 @@ const WIDTH: usize = 120;
 pub async fn run(store: &str, query: &str, at: Option<u64>, format: Format) -> Result<()> {
     let store = Store::open(store, StoreOptions::default()).await?;
     let session = query::open(&store, at).await?;
+    if let Some(why) = session.without() {
+        say(&format!("{why}; the rollouts that it recorded are not shown"));
+    }
     let answer = session.run(query).await?;
     let format = match format {
         Format::Table => query::Format::Table { width: terminal_width() },

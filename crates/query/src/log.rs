@@ -6,11 +6,15 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// A prefix of a log.
 ///
-/// Invariant: it begins with the run's identity, and every batch that a commit names was delivered by an earlier one.
+/// Invariant: it begins with the run's identity, and every batch that a commit names was delivered by an earlier one, but for those
+/// that a replay's steps name of its parent's.
 #[derive(Debug)]
 pub(crate) struct Log {
     run: Box<Run>,
     commits: Vec<Commit>,
+    /// The parent's deliveries and scores of the batches that steps of this run replayed.
+    borrowed: Vec<Commit>,
+    /// Places in `commits`, and behind them in `borrowed`.
     delivered: HashMap<BatchId, usize>,
     retired: BTreeSet<PolicyVersion>,
     retired_moments: BTreeSet<PolicyVersion>,
@@ -28,6 +32,7 @@ impl Log {
         let mut log = Self {
             run,
             commits: Vec::new(),
+            borrowed: Vec::new(),
             delivered: HashMap::new(),
             retired: BTreeSet::new(),
             retired_moments: BTreeSet::new(),
@@ -55,6 +60,30 @@ impl Log {
         Ok(Self { commits, ..log })
     }
 
+    /// The same beside the log of its parent: of that the batches are taken that steps of this one replayed.
+    pub fn with_parent(mut self, parent: Vec<Commit>) -> Self {
+        let steps = self.commits.iter().filter_map(step_of);
+        let replayed: HashSet<BatchId> =
+            steps.flat_map(|step| &step.replayed).map(|replayed| replayed.of.batch.clone()).collect();
+        let is_replayed = |commit: &Commit| match &commit.event {
+            Event::Rollouts(rollouts) => replayed.contains(&rollouts.batch),
+            Event::Scores(scores) => replayed.contains(&scores.batch),
+            _ => false,
+        };
+        self.borrowed = parent.into_iter().filter(is_replayed).collect();
+        for (i, commit) in self.borrowed.iter().enumerate() {
+            if let Event::Rollouts(rollouts) = &commit.event {
+                self.delivered.insert(rollouts.batch.clone(), self.commits.len() + i);
+            }
+        }
+        self
+    }
+
+    /// The commits that deliver or score batches, the parent's first; with each whether it is the parent's.
+    pub fn batches(&self) -> impl Iterator<Item = (&Commit, bool)> {
+        self.borrowed.iter().map(|commit| (commit, true)).chain(self.commits.iter().map(|commit| (commit, false)))
+    }
+
     /// Its commits, in order.
     pub fn commits(&self) -> &[Commit] {
         &self.commits
@@ -62,7 +91,9 @@ impl Log {
 
     /// The commit that delivered `batch`, one that some commit of this log names.
     pub fn delivered(&self, batch: &str) -> &RolloutCommit {
-        match &self.commits[self.delivered[batch]].event {
+        let place = self.delivered[batch];
+        let commit = self.commits.get(place).unwrap_or_else(|| &self.borrowed[place - self.commits.len()]);
+        match &commit.event {
             Event::Rollouts(rollouts) => rollouts,
             _ => unreachable!("`delivered` holds the places of rollout commits"),
         }

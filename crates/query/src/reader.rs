@@ -19,6 +19,8 @@ use store::Store;
 #[derive(Clone)]
 pub(crate) struct Opener {
     pub store: Store,
+    /// The store of the run whose rows this one replays, where it can be reached.
+    pub parent: Option<Store>,
     pub opened: Arc<AtomicU64>,
     pub tokenizer: Arc<RunTokenizer>,
 }
@@ -33,7 +35,7 @@ impl Opener {
         let mut columns = told.collect::<Result<Vec<_>>>()?;
         if columns.iter().any(Option::is_none) {
             self.count();
-            let halves = self.open(&part.source).await?;
+            let halves = self.open(&part.source, part.borrowed).await?;
             if let Some(half) = halves.iter().find(|half| half.num_rows() != part.rows) {
                 return Err(unfit(&part, format!("{} rows", part.rows), half.num_rows().to_string()));
             }
@@ -53,16 +55,17 @@ impl Opener {
         self.opened.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The rows of `source`: one batch, or two whose rows lie side by side.
-    pub async fn open(&self, source: &Source) -> Result<Vec<RecordBatch>> {
+    /// The rows of `source`, in the parent's store if it is borrowed: one batch, or two whose rows lie side by side.
+    pub async fn open(&self, source: &Source, borrowed: bool) -> Result<Vec<RecordBatch>> {
+        let store = self.parent.as_ref().filter(|_| borrowed).unwrap_or(&self.store);
         Ok(match source {
-            Source::Rollouts(object) => vec![self.store.get_rollouts(object).await?.as_record_batch().clone()],
-            Source::Scores(object) => vec![self.store.get_scores(object).await?],
+            Source::Rollouts(object) => vec![store.get_rollouts(object).await?.as_record_batch().clone()],
+            Source::Scores(object) => vec![store.get_scores(object).await?],
             Source::Scored { rollouts, scores } => {
-                let scored = self.store.get_scored(rollouts, scores).await?;
+                let scored = store.get_scored(rollouts, scores).await?;
                 vec![scored.rollouts().as_record_batch().clone(), scored.scores().clone()]
             }
-            Source::StepRecord(object) => vec![self.store.get_step_record(object).await?],
+            Source::StepRecord(object) => vec![store.get_step_record(object).await?],
             // Its reader opens what it wants as the sources above.
             Source::Tokens(_) => vec![],
         })

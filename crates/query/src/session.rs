@@ -19,6 +19,7 @@ use datafusion::{
         sqlparser::ast,
     },
 };
+use record::Event;
 use std::{
     collections::{BTreeMap, VecDeque},
     num::NonZeroUsize,
@@ -41,6 +42,7 @@ pub struct Session {
     context: SessionContext,
     schemas: BTreeMap<&'static str, SchemaRef>,
     opener: Opener,
+    without: Option<String>,
 }
 
 /// Reads the log of `store` up to commit `at`, or all of it, and lays its tables out. No batch is opened.
@@ -57,12 +59,28 @@ pub async fn open(store: &Store, at: Option<u64>) -> Result<Session> {
 /// # Errors
 /// As [`open`].
 pub async fn open_within(store: &Store, at: Option<u64>, memory: usize) -> Result<Session> {
-    let commits = store.history(at).await?;
-    Session::new(Log::new(commits)?, store.clone(), memory).await
+    let log = Log::new(store.history(at).await?)?;
+    let Some(parent) = log.run().parent.clone() else { return Session::new(log, store.clone(), None, memory).await };
+    let read = async {
+        let of = Store::open(&parent.url, store.options().clone()).await?;
+        let commits = of.history(Some(parent.seq)).await?;
+        match commits.first().map(|commit| &commit.event) {
+            Some(Event::Run(run)) if run.run_id == parent.run_id => Ok::<_, QueryError>((of, commits)),
+            _ => Err(QueryError::Run("another run is there now".into())),
+        }
+    };
+    match read.await {
+        Ok((of, commits)) => Session::new(log.with_parent(commits), store.clone(), Some(of), memory).await,
+        Err(error) => {
+            let mut session = Session::new(log, store.clone(), None, memory).await?;
+            session.without = Some(format!("the run replays `{}`, which cannot be read: {error}", parent.url));
+            Ok(session)
+        }
+    }
 }
 
 impl Session {
-    async fn new(log: Log, store: Store, memory: usize) -> Result<Self> {
+    async fn new(log: Log, store: Store, parent: Option<Store>, memory: usize) -> Result<Self> {
         let failed = |error: DataFusionError| QueryError::Run(error.to_string());
         // Naming the consumers makes "out of memory" say who needs it.
         let top = const { NonZeroUsize::new(3).expect("3 is not 0") };
@@ -83,7 +101,7 @@ impl Session {
         for function in functions::aggregates() {
             context.register_udaf(function);
         }
-        let opener = Opener { store, opened: Arc::new(AtomicU64::new(0)), tokenizer };
+        let opener = Opener { store, parent, opened: Arc::new(AtomicU64::new(0)), tokenizer };
         let mut schemas = BTreeMap::new();
         let mut add = |name: &'static str, provider: Arc<dyn TableProvider>| {
             schemas.insert(name, provider.schema());
@@ -102,12 +120,17 @@ impl Session {
             schemas.insert(view.name, view.described(&table.schema()));
             context.register_table(view.name, table).map_err(failed)?;
         }
-        Ok(Self { context, schemas, opener })
+        Ok(Self { context, schemas, opener, without: None })
     }
 
     /// The tables by name; table and column metadata `comment` says what each holds.
     pub fn tables(&self) -> impl Iterator<Item = (&'static str, &SchemaRef)> {
         self.schemas.iter().map(|(name, schema)| (*name, schema))
+    }
+
+    /// Why the rows of a parent are not there: `rollouts`, `scores`, `scored` and `tokens` are then empty of them.
+    pub fn without(&self) -> Option<&str> {
+        self.without.as_deref()
     }
 
     /// How many batches and step records the queries of this session have opened so far.

@@ -30,8 +30,9 @@ mod steps;
 
 pub use column::Lists;
 pub use commit::{
-    BatchId, BatchRows, Claims, Commit, DropReason, Dropped, EvalCommit, Event, FORMAT, Job, ObjectRef, Policy,
-    PromptSet, Ratio, RolloutCommit, Run, SamplerTopK, ScoreCommit, ScoreSet, StepCommit, UnitRows, Units, Work,
+    BatchId, BatchRows, Claims, Commit, DropReason, Dropped, EvalCommit, Event, FORMAT, Job, ObjectRef, Parent, Policy,
+    PromptSet, Ratio, ReplayOrder, Replayed, RolloutCommit, Run, SamplerTopK, ScoreCommit, ScoreSet, StepCommit,
+    UnitRows, Units, Work,
 };
 pub use error::RecordError;
 pub use ids::{Digest, PolicyVersion};

@@ -84,7 +84,7 @@ impl TokenRows {
             false => Source::Rollouts(self.rollouts.clone()),
         };
         let mut halves = Vec::new();
-        for half in opener.open(&source).await? {
+        for half in opener.open(&source, part.borrowed).await? {
             if half.num_rows() != part.rows {
                 return Err(unfit(part, format!("{} rows", part.rows), half.num_rows().to_string()));
             }

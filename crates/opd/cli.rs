@@ -5,7 +5,7 @@ use crate::{
     context::Context,
     error::{CommandError, Result},
     estimate::{self, EstimateArgs},
-    export_policy, identity, learn, preflight, score, sft, sql, status,
+    export_policy, identity, keep, learn, preflight, score, sft, sql, status,
     stop::Stop,
 };
 use clap::{Args, Parser, Subcommand};
@@ -90,6 +90,18 @@ enum Command {
         /// The store: a directory, file:///..., or s3://bucket/prefix.
         store: String,
     },
+    /// Read a store and say what is not as it should be.
+    Verify(keep::Verify),
+    /// Say what takes how much room in a store, and what retention would free.
+    Du(keep::Du),
+    /// Give up old rollouts, scores, step records, weights and moments.
+    Retain(keep::Retain),
+    /// Delete what no commit names and what was given up.
+    Gc(keep::Gc),
+    /// Keep what is there now whatever retention says; or list what is kept so.
+    Pin(keep::PinArgs),
+    /// Take a pin away.
+    Unpin(keep::Unpin),
     /// Ask a store a question in SQL.
     Sql {
         /// The store: a directory, file:///..., or s3://bucket/prefix.
@@ -152,6 +164,12 @@ pub fn run(cli: Cli) -> Result<()> {
             Command::Trace { store } => crate::trace::run(&store).await,
             Command::Plan(args) => crate::forecast::run(args).await,
             Command::Status { store } => status::run(&store).await,
+            Command::Verify(args) => args.run().await,
+            Command::Du(args) => args.run().await,
+            Command::Retain(args) => args.run().await,
+            Command::Gc(args) => args.run().await,
+            Command::Pin(args) => args.run().await,
+            Command::Unpin(args) => args.run().await,
             Command::Sql { store, query, at, format } => sql::run(&store, &query, at, format).await,
         }
     })
@@ -164,7 +182,7 @@ async fn job(job: Job, args: JobArgs, teachers: &[String]) -> Result<()> {
         Job::Rollout => pipeline.rollout.threads,
         Job::Score => pipeline.score.threads,
         Job::Eval => pipeline.eval.as_ref().map_or(1, |eval| eval.threads),
-        Job::Learn | Job::Run => pipeline.learn.threads,
+        Job::Learn | Job::Run | Job::Store => pipeline.learn.threads,
     };
     // Before there is a run to wait for.
     let teachers = score::served(&pipeline, teachers)?;
@@ -180,7 +198,7 @@ async fn job(job: Job, args: JobArgs, teachers: &[String]) -> Result<()> {
         Job::Rollout => crate::rollout::run(context).await,
         Job::Score => score::run(context, teachers).await,
         Job::Eval => crate::eval::run(context).await,
-        Job::Learn | Job::Run => learn::run(context).await,
+        Job::Learn | Job::Run | Job::Store => learn::run(context).await,
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// Ended with what was asked for, and that is a finding.
+pub const EXIT_FINDING: u8 = 1;
+
 /// Ended because the user's input or surroundings do not allow the work.
 pub const EXIT_ERROR: u8 = 2;
 
@@ -14,6 +17,7 @@ pub struct CommandError {
     message: String,
     hint: Option<String>,
     may_pass: bool,
+    is_finding: bool,
 }
 
 /// A command's result.
@@ -22,7 +26,7 @@ pub type Result<T, E = CommandError> = std::result::Result<T, E>;
 impl CommandError {
     /// An error that says `message`.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None, may_pass: false }
+        Self { message: message.into(), hint: None, may_pass: false, is_finding: false }
     }
 
     /// The same with a line of advice.
@@ -37,9 +41,24 @@ impl CommandError {
         self
     }
 
+    /// The same as no error but a finding.
+    pub fn finding(mut self) -> Self {
+        self.is_finding = true;
+        self
+    }
+
+    /// Whether it is a finding.
+    pub fn is_finding(&self) -> bool {
+        self.is_finding
+    }
+
     /// The exit status that tells of it.
     pub fn exit_status(&self) -> u8 {
-        if self.may_pass { EXIT_AGAIN } else { EXIT_ERROR }
+        match self {
+            Self { is_finding: true, .. } => EXIT_FINDING,
+            Self { may_pass: true, .. } => EXIT_AGAIN,
+            _ => EXIT_ERROR,
+        }
     }
 
     /// The same where it happened.

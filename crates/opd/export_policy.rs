@@ -76,7 +76,7 @@ pub(crate) async fn find(store: &Store, now: &Snapshot, wanted: Option<u64>) -> 
         return Ok(policy.clone());
     }
     let retired = store.history(Some(now.seq)).await?.iter().any(|commit| match &commit.event {
-        Event::Retire { policies, .. } => policies.iter().any(|version| version.0 == wanted),
+        Event::Retire(retired) => retired.policies.iter().any(|version| version.0 == wanted),
         _ => false,
     });
     let why = match wanted {

@@ -18,7 +18,8 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use learner::{EstimatorConfig, Learner, LearnerSettings, OptimizerConfig, StepReport, TrainRow};
 use record::{
-    BatchId, BatchRows, ConsumedRollout, Digest, Event, Policy, PolicyVersion, Replayed, StepCommit, encode_step,
+    BatchId, BatchRows, ConsumedRollout, Digest, Event, Policy, PolicyVersion, Replayed, Retirement, StepCommit,
+    encode_step,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -368,19 +369,11 @@ pub(crate) async fn commit(
 
 /// Gives up weights and moments that nobody needs any more: first in the log, then on disk.
 pub(crate) async fn retire(job: &mut Context) -> Result<()> {
-    let (eval, learn) = (job.pipeline.eval.clone(), &job.pipeline.learn);
+    let pipeline = job.pipeline.clone();
     // A sampler that lags needs older versions than the newest.
-    let lag = usize::try_from(job.pipeline.rollout.lag).unwrap_or(usize::MAX);
-    let (keep, steps) = (learn.keep_policies.max(lag.saturating_add(1)), learn.steps);
-    let plan = |now: &Snapshot| {
-        let awaits = |version: PolicyVersion| {
-            eval.as_ref().is_some_and(|eval| {
-                let done = |set: &String| now.evaluated.get(set).is_some_and(|done| done.contains(&version));
-                plan::is_eval_due(version, eval.every, steps) && !eval.sets.keys().all(done)
-            })
-        };
-        plan::retire(now, keep, &awaits)
-    };
+    let lag = usize::try_from(pipeline.rollout.lag).unwrap_or(usize::MAX);
+    let keep = pipeline.learn.keep_policies.max(lag.saturating_add(1));
+    let plan = |now: &Snapshot| plan::retire(now, keep, &|version| plan::awaits_eval(now, &pipeline, version));
     let (policies, moments) = plan(job.now());
     if !plan::is_worth_retiring(job.now(), &policies, &moments) {
         return Ok(());
@@ -391,7 +384,8 @@ pub(crate) async fn retire(job: &mut Context) -> Result<()> {
             let (policies, moments) = plan(now);
             let weights = policies.iter().filter_map(|version| now.policies.get(version)).map(|policy| &policy.weights);
             objects = weights.chain(moments.iter().filter_map(|version| now.moments.get(version))).cloned().collect();
-            (!policies.is_empty() || !moments.is_empty()).then_some(Event::Retire { policies, moments })
+            let retired = Retirement { policies, moments, ..Retirement::default() };
+            (!retired.is_empty()).then_some(Event::Retire(retired))
         })
         .await?;
     if retired.is_some() {

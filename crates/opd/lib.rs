@@ -4,6 +4,7 @@
 //! it ([`events`], pure). How far the jobs run apart is [`pace`]. [`rollout`], [`score`], [`learn`] and [`eval`] are such loops;
 //! [`mod@run`] starts them as processes and watches the log; [`status`], [`sql`], [`mod@trace`], [`forecast`] and
 //! [`mod@estimate`] read it, [`export_policy`] and [`sft`] make something of it, [`replay`] learns from it anew.
+//! [`keep`] looks after it.
 //! [`config`] is the pipeline that all of them are given, [`preflight`] what is checked before any of them works.
 #![warn(missing_docs)]
 
@@ -19,6 +20,7 @@ pub mod export_policy;
 pub mod failpoint;
 pub mod forecast;
 pub mod identity;
+pub mod keep;
 pub mod learn;
 pub mod model_files;
 pub mod output;

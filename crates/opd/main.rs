@@ -10,7 +10,8 @@ fn main() -> ExitCode {
     match opd::cli::run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            opd::output::say(&format!("error: {error}"));
+            let mark = if error.is_finding() { "" } else { "error: " };
+            opd::output::say(&format!("{mark}{error}"));
             ExitCode::from(error.exit_status())
         }
     }

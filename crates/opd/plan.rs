@@ -1,6 +1,9 @@
 //! What is next for each job: pure functions of a snapshot, so that tests and simulations can drive every interleaving.
 
-use crate::pace::{Pace, WhenStale};
+use crate::{
+    config::Pipeline,
+    pace::{Pace, WhenStale},
+};
 use record::{BatchId, BatchRows, DropReason, Dropped, PolicyVersion, RowSet, UnitRows};
 use std::collections::{BTreeMap, BTreeSet};
 use store::{Batch, SelectedBatch, Snapshot, UnitClaim};
@@ -187,8 +190,16 @@ pub fn eval(now: &Snapshot, sets: &[String], every: u64, steps: u64) -> Next<(Po
     if now.finished { Next::Done } else { Next::Wait }
 }
 
-/// Policy versions and moments that nobody needs any more: all but the first, the newest `keep`, the checkpoint, and
-/// versions that wait for an evaluation.
+/// Whether `version` is to be evaluated on some set and has not been.
+pub fn awaits_eval(now: &Snapshot, pipeline: &Pipeline, version: PolicyVersion) -> bool {
+    pipeline.eval.as_ref().is_some_and(|eval| {
+        let done = |set: &String| now.evaluated.get(set).is_some_and(|done| done.contains(&version));
+        is_eval_due(version, eval.every, pipeline.learn.steps) && !eval.sets.keys().all(done)
+    })
+}
+
+/// Policy versions and moments that nobody needs any more: all but the first, the newest `keep`, the checkpoint, those that are
+/// pinned, and versions that wait for an evaluation.
 pub fn retire(
     now: &Snapshot,
     keep: usize,
@@ -198,8 +209,9 @@ pub fn retire(
     let kept = |version: &&PolicyVersion| {
         version.0 == 0 || newest.contains(version) || **version == now.checkpoint || awaits_eval(**version)
     };
-    let policies = now.policies.keys().filter(|version| !kept(version)).copied().collect();
-    let moments = now.moments.keys().filter(|version| **version != now.checkpoint).copied().collect();
+    let free = |version: &&PolicyVersion| now.pin_of(**version).is_none();
+    let policies = now.policies.keys().filter(|version| !kept(version)).filter(free).copied().collect();
+    let moments = now.moments.keys().filter(|version| **version != now.checkpoint).filter(free).copied().collect();
     (policies, moments)
 }
 

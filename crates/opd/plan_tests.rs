@@ -2,8 +2,8 @@
 
 use super::*;
 use record::{
-    Claims, Commit, Digest, EvalCommit, Event, FORMAT, Job, ObjectRef, Policy, RolloutCommit, ScoreCommit, StepCommit,
-    Work,
+    Claims, Commit, Digest, EvalCommit, Event, FORMAT, Job, ObjectRef, Policy, Retirement, RolloutCommit, ScoreCommit,
+    StepCommit, Work,
 };
 use std::collections::BTreeMap;
 
@@ -315,7 +315,7 @@ fn what_is_retired_is_needed_by_nobody() {
     // The newest is kept whatever is asked for.
     assert_eq!(retire(&log.0, 0, &|_| false).0, versions(&[1, 2, 3, 4, 5, 7]));
     let (policies, moments) = retire(&log.0, 2, &awaits);
-    log.apply("learn-0", Event::Retire { policies, moments });
+    log.apply("learn-0", Event::Retire(Retirement { policies, moments, ..Retirement::default() }));
     assert_eq!(retire(&log.0, 2, &awaits), (Vec::new(), Vec::new()));
     assert_eq!(log.0.policies.keys().copied().collect::<Vec<_>>(), versions(&[0, 4, 6, 7, 8]));
     assert_eq!(log.0.moments.keys().copied().collect::<Vec<_>>(), versions(&[6]));

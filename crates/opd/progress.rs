@@ -109,7 +109,7 @@ fn describe(job: Job, now: &Snapshot, steps: u64) -> String {
         Job::Rollout => {
             format!("{} rows ahead of the learner  policy {}  {speed}", now.rows_ahead(), now.newest_policy().version)
         }
-        Job::Score | Job::Run => {
+        Job::Score | Job::Run | Job::Store => {
             let unscored = now.pending().filter(|(_, batch)| batch.scores.is_empty()).count();
             format!("{unscored} batches to score  {speed}")
         }
@@ -151,6 +151,14 @@ impl Line {
         match &self.bar {
             Some(bar) => bar.suspend(|| say(text)),
             None => say(text),
+        }
+    }
+
+    /// Does something that writes to the terminal, with the live line out of the way.
+    pub fn suspend(&self, write: impl FnOnce()) {
+        match &self.bar {
+            Some(bar) => bar.suspend(write),
+            None => write(),
         }
     }
 

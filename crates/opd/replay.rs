@@ -4,6 +4,7 @@
 mod compare;
 mod evaluate;
 mod parent;
+mod pin;
 mod script;
 
 use crate::{
@@ -124,6 +125,7 @@ pub async fn run(args: ReplayArgs) -> Result<()> {
     let (checked, recorded) = (pipeline.clone(), parent.run.clone());
     let inputs = off_thread(move || preflight::check_replay(&checked, &recorded, named)).await?;
     let follower = identity::create(&store, &pipeline, &inputs, &store::unique_id()).await?;
+    pin::keep(&parent, &script, &follower.snapshot().run).await?;
 
     let (stop, kept) = (Stop::listen(), parent.clone());
     let mut job = Context::new(pipeline, store, follower, Job::Learn, "learn-0".into(), stop);
@@ -136,7 +138,9 @@ pub async fn run(args: ReplayArgs) -> Result<()> {
     let commits = job.store.history(Some(job.now().seq)).await?;
     let child = compare::Side { run: &job.now().run, steps: steps_of(&commits) };
     let parent = compare::Side { run: &kept.run, steps: steps_of(&kept.commits) };
-    show(&compare::compare(&parent, &child).sentence())
+    let compared = compare::compare(&parent, &child);
+    show(&compared.sentence())?;
+    compared.verdict()
 }
 
 /// The steps among some commits.

@@ -139,7 +139,7 @@ fn jobs(text: &mut String, now: &Snapshot, commits: &[Commit]) {
 }
 
 /// Bytes for people.
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     let units = ["B", "kB", "MB", "GB", "TB"];
     let mut value = bytes as f64;
     let mut unit = 0;

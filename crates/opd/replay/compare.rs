@@ -1,5 +1,6 @@
 //! Whether a replay gave its parent's weights, and if not, from which step on and why, as far as the two logs tell.
 
+use crate::error::{CommandError, Result};
 use record::{Run, StepCommit};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -100,6 +101,22 @@ fn flat(value: &Value) -> BTreeMap<String, String> {
 }
 
 impl Comparison {
+    /// A finding where the weights differ and nothing that is recorded says why.
+    ///
+    /// # Errors
+    /// That finding.
+    pub fn verdict(&self) -> Result<()> {
+        match &self.first {
+            Some(Difference { step, reasons }) if reasons.is_empty() => {
+                let what = format!("step {step} does not repeat, though nothing differs that is recorded");
+                Err(CommandError::new(what)
+                    .hint("another processor, another build of libtorch, or a GPU rounds otherwise")
+                    .finding())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// For people.
     pub fn sentence(&self) -> String {
         let Self { steps, of, first } = self;
@@ -108,9 +125,6 @@ impl Comparison {
             return format!("{steps} steps{left}, every weights digest equal to the parent's\n");
         };
         let mut text = format!("{steps} steps{left}, weights differ from the parent's from step {step} on\n");
-        if reasons.is_empty() {
-            text += "  nothing that is recorded differs: another processor, another build of libtorch or a GPU rounds otherwise\n";
-        }
         reasons.iter().for_each(|reason| text += &format!("  {reason}\n"));
         text
     }

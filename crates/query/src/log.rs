@@ -44,9 +44,9 @@ impl Log {
                 Event::Rollouts(rollouts) => {
                     log.delivered.insert(rollouts.batch.clone(), i);
                 }
-                Event::Retire { policies, moments } => {
-                    log.retired.extend(policies);
-                    log.retired_moments.extend(moments);
+                Event::Retire(retired) => {
+                    log.retired.extend(&retired.policies);
+                    log.retired_moments.extend(&retired.moments);
                 }
                 Event::Eval(eval) if evaluated.insert((eval.eval_set.as_str(), eval.policy_version)) => {
                     log.counted_evals.insert(commit.seq);

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The version of the commits' JSON that this program writes, and the newest it reads. 2: score sets say what is kept of the
-/// sampler and how it is packed. 3: a run may have a parent, whose rows its steps replay.
+/// sampler and how it is packed. 3: pins, and batches and step records that are given up; a run may have a parent, whose rows its
+/// steps replay.
 pub const FORMAT: u32 = 3;
 
 /// A name for one stored batch: its unit and a writer-made unique id.
@@ -36,6 +37,8 @@ pub enum Job {
     Learn,
     Eval,
     Run,
+    /// Looking after the store: pins and retention.
+    Store,
 }
 
 impl Job {
@@ -47,6 +50,7 @@ impl Job {
             Job::Learn => "learn",
             Job::Eval => "eval",
             Job::Run => "run",
+            Job::Store => "store",
         }
     }
 }
@@ -114,12 +118,14 @@ pub enum Event {
     },
     /// A policy version was evaluated; the first commit of an (eval set, version) counts.
     Eval(EvalCommit),
-    /// Weights or moments are no longer kept; their objects may be deleted.
-    Retire {
-        /// Policy versions whose weights are given up.
-        policies: Vec<PolicyVersion>,
-        /// Policy versions whose moments are given up.
-        moments: Vec<PolicyVersion>,
+    /// Some of what was stored is no longer kept; its objects may be deleted.
+    Retire(Retirement),
+    /// Something is kept whatever retention says.
+    Pin(Pin),
+    /// A pin is taken away.
+    Unpin {
+        /// Its name.
+        name: String,
     },
     /// The last step is made; nothing but evaluations follows.
     Finish {
@@ -140,7 +146,9 @@ impl Event {
             Event::Step(_) => "step",
             Event::Drop { .. } => "drop",
             Event::Eval(_) => "eval",
-            Event::Retire { .. } => "retire",
+            Event::Retire(_) => "retire",
+            Event::Pin(_) => "pin",
+            Event::Unpin { .. } => "unpin",
             Event::Finish { .. } => "finish",
         }
     }
@@ -450,6 +458,57 @@ impl StepCommit {
     pub fn rows(&self) -> u64 {
         let replayed = self.replayed.iter().map(|replayed| &replayed.of);
         self.consumed.iter().chain(replayed).map(|of| u64::from(of.rows.len())).sum()
+    }
+}
+
+/// What is given up. The log still says that it was there, and what became of its rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retirement {
+    /// Policy versions whose weights are given up.
+    #[serde(default)]
+    pub policies: Vec<PolicyVersion>,
+    /// Policy versions whose moments are given up.
+    #[serde(default)]
+    pub moments: Vec<PolicyVersion>,
+    /// Batches whose rollouts and scores, in every score set, are given up; all their rows have ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub batches: Vec<BatchId>,
+    /// Steps whose records are given up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<u64>,
+}
+
+impl Retirement {
+    /// Whether nothing is given up.
+    pub fn is_empty(&self) -> bool {
+        self.policies.is_empty() && self.moments.is_empty() && self.batches.is_empty() && self.steps.is_empty()
+    }
+}
+
+/// What commits up to `at` name of the policy versions from `first` to `last`, as far as it is kept when the pin is made:
+/// rollouts that these sampled and their scores, records of the steps that made them, their weights and moments.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pin {
+    /// By which it is taken away again.
+    pub name: String,
+    /// The last commit that is covered.
+    pub at: u64,
+    /// The first policy version that is covered.
+    pub first: PolicyVersion,
+    /// The last.
+    pub last: PolicyVersion,
+}
+
+impl Pin {
+    /// Whether it covers something of `version` that commit `seq` names.
+    pub fn covers(&self, seq: u64, version: PolicyVersion) -> bool {
+        seq <= self.at && self.covers_version(version)
+    }
+
+    /// Whether it covers weights and moments of `version`, those that were made up to its commit.
+    pub fn covers_version(&self, version: PolicyVersion) -> bool {
+        (self.first..=self.last).contains(&version)
     }
 }
 

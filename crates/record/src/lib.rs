@@ -19,6 +19,7 @@ mod column;
 mod commit;
 mod error;
 mod ids;
+mod named;
 mod packed;
 mod ragged;
 mod rollouts;
@@ -30,12 +31,13 @@ mod steps;
 
 pub use column::Lists;
 pub use commit::{
-    BatchId, BatchRows, Claims, Commit, DropReason, Dropped, EvalCommit, Event, FORMAT, Job, ObjectRef, Parent, Policy,
-    PromptSet, Ratio, ReplayOrder, Replayed, RolloutCommit, Run, SamplerTopK, ScoreCommit, ScoreSet, StepCommit,
-    UnitRows, Units, Work,
+    BatchId, BatchRows, Claims, Commit, DropReason, Dropped, EvalCommit, Event, FORMAT, Job, ObjectRef, Parent, Pin,
+    Policy, PromptSet, Ratio, ReplayOrder, Replayed, Retirement, RolloutCommit, Run, SamplerTopK, ScoreCommit,
+    ScoreSet, StepCommit, UnitRows, Units, Work,
 };
 pub use error::RecordError;
 pub use ids::{Digest, PolicyVersion};
+pub use named::What;
 pub use packed::{Codec, Packing, pack, unpack};
 pub use ragged::Ragged;
 pub use rollouts::{NewRollout, Rollout, RolloutBatch, RolloutBatchInfo, rollout_id};

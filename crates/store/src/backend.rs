@@ -63,10 +63,23 @@ pub(crate) enum PutFailure {
     Unclear(String),
 }
 
+impl PutFailure {
+    /// For a put that is not tried again.
+    pub fn into_error(self, backend: &Backend, key: &str) -> StoreError {
+        match self {
+            PutFailure::Refused(error) => error,
+            PutFailure::Exists => backend.refused("write", key, "something is there already".into()),
+            PutFailure::Unclear(reason) => backend.unreachable("write", key, 1, reason),
+        }
+    }
+}
+
 /// An object in a listing.
 pub(crate) struct Listed {
     pub key: String,
     pub bytes: u64,
+    /// When it was put, by the backend's clock; milliseconds since 1970.
+    pub modified: i64,
 }
 
 impl Backend {
@@ -225,6 +238,30 @@ impl Backend {
         Ok(found.map(|meta| meta.size))
     }
 
+    /// When the object was put, by the backend's clock; milliseconds since 1970. `None` if there is no such object.
+    pub async fn modified(&self, key: &str) -> Result<Option<i64>> {
+        let path = self.path(key)?;
+        let found = self.found(key, self.objects.head(&path).await)?;
+        Ok(found.map(|meta| meta.last_modified.timestamp_millis()))
+    }
+
+    /// What killed writers left in a local store: files that never came to their name. No listing shows them.
+    pub async fn temporaries(&self) -> Result<Vec<Listed>> {
+        let Some(root) = self.local.clone() else { return Ok(Vec::new()) };
+        let walk = tokio::task::spawn_blocking(move || temporaries(&root)).await;
+        let found = walk.unwrap_or_else(|stopped| Err(std::io::Error::other(stopped)));
+        found.map_err(|error| self.refused("list", "", error.to_string()))
+    }
+
+    /// Deletes what [`Backend::temporaries`] found.
+    pub async fn delete_temporary(&self, key: &str) -> Result<()> {
+        let Some(file) = self.file(key) else { return Ok(()) };
+        match tokio::fs::remove_file(file).await {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(self.refused("delete", key, error.to_string())),
+            _ => Ok(()),
+        }
+    }
+
     /// Deletes an object; one that is not there is deleted already.
     pub async fn delete(&self, key: &str) -> Result<()> {
         let path = self.path(key)?;
@@ -247,7 +284,11 @@ impl Backend {
             .map_err(move |error| self.failed("list", &folder, &error))
             .try_filter_map(move |meta| {
                 let key = meta.location.as_ref().strip_prefix(&below).map(str::to_string);
-                std::future::ready(Ok(key.map(|key| Listed { key, bytes: meta.size })))
+                std::future::ready(Ok(key.map(|key| Listed {
+                    key,
+                    bytes: meta.size,
+                    modified: meta.last_modified.timestamp_millis(),
+                })))
             })
             .boxed()
     }
@@ -324,6 +365,34 @@ fn is_final(kind: ErrorKind) -> bool {
             | ErrorKind::NotADirectory
             | ErrorKind::Unsupported
     )
+}
+
+/// Files below `root` whose names end in `#` and digits, as object_store and [`durable`] name what they have not finished.
+fn temporaries(root: &std::path::Path) -> std::io::Result<Vec<Listed>> {
+    let (mut found, mut folders) = (Vec::new(), vec![root.to_path_buf()]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder)? {
+            let entry = entry?;
+            let (path, kind) = (entry.path(), entry.file_type()?);
+            if kind.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let key = path.strip_prefix(root).ok().and_then(|key| key.to_str());
+            let Some(key) = key.filter(|key| kind.is_file() && unfinished(key).is_some()) else { continue };
+            // One that is gone by now was finished, or is deleted already.
+            let Ok(meta) = entry.metadata() else { continue };
+            let since = meta.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            found.push(Listed { key: key.into(), bytes: meta.len(), modified: since.as_millis() as i64 });
+        }
+    }
+    Ok(found)
+}
+
+/// The key that a temporary file was to get.
+pub(crate) fn unfinished(name: &str) -> Option<&str> {
+    let (key, digits) = name.rsplit_once('#')?;
+    (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())).then_some(key)
 }
 
 /// The folder's one true path. What does not exist yet is taken by name, below what does.

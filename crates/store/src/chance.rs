@@ -3,7 +3,8 @@
 use crate::simulated;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+/// The characters of a unique id.
+pub(crate) const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
 /// A name nobody else makes: 9 characters of time (milliseconds, so that names sort by age) and 11 of randomness
 /// (55 bits), in Crockford's base 32.

@@ -66,7 +66,7 @@ impl Follower {
         clock::now().saturating_sub(*self.seen.get(worker).unwrap_or(&self.since))
     }
 
-    /// Appends what `plan` wants. It is asked anew after every commit that came first, always with the state that its
+    /// Appends what `plan` wants; objects that it names and that have waited long are put again, under other keys. It is asked anew after every commit that came first, always with the state that its
     /// event would follow; `None` from it ends the attempt.
     ///
     /// # Errors
@@ -78,13 +78,16 @@ impl Follower {
         mut plan: impl FnMut(&Snapshot) -> Option<Event>,
     ) -> Result<Option<Commit>> {
         self.refresh().await?;
+        let mut renewed = HashMap::new();
         loop {
-            let Some(event) = plan(&self.snapshot) else { return Ok(None) };
+            let Some(mut event) = plan(&self.snapshot) else { return Ok(None) };
+            self.store.renew(&mut event, &mut renewed).await?;
             let commit = self.store.new_commit(self.snapshot.seq + 1, work.clone(), event);
             let mut after = self.snapshot.clone();
             after.apply(&commit)?;
             match self.store.land(&commit).await? {
                 Landed::Mine => {
+                    self.store.waiting().end(&commit.event);
                     self.snapshot = after;
                     self.note(commit.clone());
                     self.mark_history().await;

@@ -18,10 +18,11 @@ use parquet::{
 };
 use record::{Commit, Digest, ObjectRef};
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-/// The version of a snapshot's JSON. One that is not known is passed over: the log has it all.
-const FORMAT: u32 = 1;
+/// The version of a snapshot's JSON. One that is later is passed over: the log has it all. 2 has pins; a program that does not
+/// know them must not begin behind them.
+const FORMAT: u32 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -46,12 +47,26 @@ pub(crate) async fn newest_snapshot(store: &Store, upto: Option<u64>) -> Result<
     Ok(None)
 }
 
-fn read_snapshot(seq: u64, bytes: &[u8]) -> Result<Snapshot, String> {
+/// Keys of the segments that any snapshot names; none if one cannot be read, as it may name others.
+pub(crate) async fn named_segments(store: &Store) -> Result<Option<BTreeSet<String>>> {
+    let listed: Vec<_> = store.backend().list(keys::SNAPSHOTS).try_collect().await?;
+    let mut segments = BTreeSet::new();
+    for seq in listed.iter().filter_map(|object| keys::parse_snapshot(&object.key)) {
+        let Some(bytes) = store.backend().read(&keys::snapshot(seq)).await? else { continue };
+        match read_snapshot(seq, &bytes) {
+            Ok(snapshot) => segments.extend(snapshot.history.into_iter().map(|segment| segment.key)),
+            Err(_) => return Ok(None),
+        }
+    }
+    Ok(Some(segments))
+}
+
+pub(crate) fn read_snapshot(seq: u64, bytes: &[u8]) -> Result<Snapshot, String> {
     let end = bytes.iter().position(|byte| *byte == b'\n').ok_or("it has no header")?;
     let (header, state) = (&bytes[..end], &bytes[end + 1..]);
     let header: Header = serde_json::from_slice(header).map_err(|error| error.to_string())?;
-    if header.format != FORMAT {
-        return Err(format!("its format is {}, not {FORMAT}", header.format));
+    if header.format > FORMAT {
+        return Err(format!("its format is {}, this program reads up to {FORMAT}", header.format));
     }
     if header.digest != Digest::of(state) {
         return Err(format!("its state has not the digest {}", header.digest));
@@ -177,7 +192,7 @@ pub(crate) async fn commits(store: &Store, upto: Option<u64>) -> Result<Vec<Comm
     Ok(commits)
 }
 
-async fn read_segment(store: &Store, segment: &ObjectRef, from: u64, to: u64) -> Result<Vec<Commit>> {
+pub(crate) async fn read_segment(store: &Store, segment: &ObjectRef, from: u64, to: u64) -> Result<Vec<Commit>> {
     let key = segment.key.clone();
     let bytes = store.get(segment).await?;
     store

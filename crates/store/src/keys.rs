@@ -3,7 +3,7 @@
 //! Keys carry meaning for people; the length and digest in a commit decide. All keys but those of log entries, snapshots
 //! and content-addressed files end in a unique id, so nothing is ever put twice to one key.
 
-use crate::chance::unique_id;
+use crate::chance::{ALPHABET, unique_id};
 use record::{Digest, PolicyVersion};
 
 /// Where a new object goes.
@@ -103,6 +103,11 @@ pub(crate) fn commit(seq: u64) -> String {
     format!("log/{seq:020}.json")
 }
 
+/// The `seq` of a log entry's key.
+pub(crate) fn parse_commit(key: &str) -> Option<u64> {
+    number(key.strip_prefix("log/")?.strip_suffix(".json")?)
+}
+
 /// The live state after commit `seq`.
 pub(crate) fn snapshot(seq: u64) -> String {
     format!("{SNAPSHOTS}/{seq:020}.json")
@@ -123,6 +128,64 @@ pub(crate) fn parse_history(key: &str) -> Option<(u64, u64)> {
     let mut parts = key.strip_prefix("log/history/")?.strip_suffix(".parquet")?.splitn(3, '-');
     let (from, to) = (number(parts.next()?)?, number(parts.next()?)?);
     (from <= to && parts.next().is_some_and(|nonce| !nonce.is_empty())).then_some((from, to))
+}
+
+/// An object whose only use is the time that the backend gives it.
+pub(crate) fn marker() -> String {
+    format!("log/marker/{}", unique_id())
+}
+
+/// Whether this file makes such keys. Whatever else lies in a store's folder or prefix is not the store's to touch.
+pub(crate) fn is_ours(key: &str) -> bool {
+    let parts: Vec<&str> = key.split('/').collect();
+    match parts.as_slice() {
+        ["log", _] => parse_commit(key).is_some(),
+        ["log", "snapshot", _] => parse_snapshot(key).is_some(),
+        ["log", "history", segment] => parse_history(key).is_some() && ends_in_id(segment, ".parquet"),
+        ["log", "marker", id] => is_id(id),
+        ["rollouts", version, batch] => is_version(version) && ends_in_id(batch, ".arrow"),
+        ["scores", _, batch] => ends_in_id(batch, ".arrow"),
+        ["steps", step] => ends_in_id(step, ".arrow"),
+        ["policies", folder, "model.safetensors"] => ends_in_id(folder, ""),
+        ["policies", _] => is_by_content(key),
+        ["optimizer", moments] => ends_in_id(moments, ".safetensors"),
+        _ => false,
+    }
+}
+
+/// Whether `key` is that of a file stored under its content's digest: whoever stores it again finds it there.
+pub(crate) fn is_by_content(key: &str) -> bool {
+    let stem = key.strip_prefix("policies/").and_then(|file| file.rsplit_once('.')).map(|(stem, _)| stem);
+    let digest = stem.and_then(|stem| stem.rsplit_once('-')).map(|(_, digest)| digest);
+    digest.is_some_and(|digest| digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// The same key with another unique id; none where it has no such id.
+pub(crate) fn renewed(key: &str) -> Option<Key> {
+    let begins = |at: &usize| {
+        let rest = &key[*at..];
+        rest.strip_prefix('-').and_then(|rest| rest.get(..ID)).is_some_and(is_id)
+            && rest[1 + ID..].chars().next().is_none_or(|next| matches!(next, '.' | '/'))
+    };
+    let at = key.match_indices('-').map(|(at, _)| at).rfind(begins)?;
+    Some(Key(format!("{}-{}{}", &key[..at], unique_id(), &key[at + 1 + ID..])))
+}
+
+/// Characters of a unique id.
+const ID: usize = 20;
+
+fn is_id(text: &str) -> bool {
+    text.len() == ID && text.bytes().all(|byte| ALPHABET.contains(&byte))
+}
+
+fn ends_in_id(name: &str, extension: &str) -> bool {
+    let id = name.strip_suffix(extension).and_then(|stem| stem.rsplit_once('-'));
+    id.is_some_and(|(stem, id)| !stem.is_empty() && is_id(id))
+}
+
+fn is_version(folder: &str) -> bool {
+    let digits = folder.strip_prefix('v');
+    digits.is_some_and(|digits| digits.len() >= 8 && digits.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn number(text: &str) -> Option<u64> {

@@ -5,6 +5,7 @@
 //! - [`Follower`]: an observer of the log; [`Follower::append`] is the one way to add to it;
 //! - [`Snapshot`]: live state after a commit, the pure fold of the log that every job plans from;
 //! - [`Selection`]: which live rows are wanted, and [`Store::scored`], the stream of them;
+//! - [`Inventory`]: what lies there beside what the log names; [`Store::verify`] reads all of it;
 //! - [`StoreError`]: what can go wrong, with the key, both values and what to do.
 //!
 //! One invariant: object, then commit. An object that no commit names does not exist for anyone, and one that a commit
@@ -44,7 +45,9 @@ mod clock;
 mod durable;
 mod error;
 mod follower;
+mod garbage;
 mod history;
+mod inventory;
 mod ipc;
 mod keys;
 mod log;
@@ -56,16 +59,21 @@ pub mod simulated;
 mod snapshot;
 mod store;
 mod stream;
+mod verify;
+mod waiting;
 
 pub use chance::{now_ms, unique_id};
 pub use error::{Result, StoreError};
 pub use follower::Follower;
+pub use garbage::{Collection, Garbage, Why};
+pub use inventory::{Inventory, Lying, Named, named};
 pub use keys::{Key, Kind};
 pub use object::Usage;
-pub use options::StoreOptions;
+pub use options::{GRACE, StoreOptions};
 pub use selection::{SelectedBatch, Selection, Staleness, Versions};
 pub use snapshot::{Batch, Ended, FoldError, Snapshot, UnitClaim, Worker};
 pub use store::Store;
 pub use stream::{BatchError, Scored};
+pub use verify::{Depth, Finding, Seen, Verified};
 
 pub(crate) use log::Landed;

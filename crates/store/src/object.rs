@@ -31,6 +31,7 @@ impl Store {
         let hashed = bytes.clone();
         let digest = self.blocking(key.as_str(), move || Ok(Digest::of(&hashed))).await?;
         let object = ObjectRef { key: key.as_str().into(), bytes: bytes.len() as u64, digest };
+        self.waiting().begin(&object.key);
         self.put_at(&object, bytes).await?;
         Ok(object)
     }

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// How long an object that no commit names is left alone.
+pub const GRACE: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Settings of a [`Store`](crate::Store).
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoreOptions {
@@ -16,6 +19,9 @@ pub struct StoreOptions {
     pub prefetch: usize,
     /// How often a put is tried when it is not clear what became of it.
     pub attempts: u32,
+    /// An object that no commit names is deleted by nobody before it is this old. What a writer has put and not committed for
+    /// half as long is put again before the commit, so all programs that share a store must agree on it.
+    pub grace: Duration,
     /// After this long without an answer, what became of a commit is looked up.
     pub timeout: Duration,
 }
@@ -28,6 +34,7 @@ impl Default for StoreOptions {
             poll: Duration::from_millis(100),
             prefetch: 4,
             attempts: 8,
+            grace: GRACE,
             timeout: Duration::from_secs(30),
         }
     }

@@ -2,8 +2,8 @@
 //! can drive it.
 
 use record::{
-    BatchId, BatchRows, Claims, Commit, Digest, DropReason, Dropped, EvalCommit, Event, Job, ObjectRef, Policy,
-    PolicyVersion, RolloutCommit, RowSet, Run, ScoreCommit, StepCommit, UnitRows,
+    BatchId, BatchRows, Claims, Commit, Digest, DropReason, Dropped, EvalCommit, Event, Job, ObjectRef, Pin, Policy,
+    PolicyVersion, Retirement, RolloutCommit, RowSet, Run, ScoreCommit, StepCommit, UnitRows,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,6 +63,9 @@ pub struct Snapshot {
     pub last_metrics: BTreeMap<String, record::Ratio>,
     /// Whether the last step is made.
     pub finished: bool,
+    /// What is kept whatever retention says, by name.
+    #[serde(default)]
+    pub pins: BTreeMap<String, Pin>,
     /// Names of the history segments that hold the commits before this snapshot.
     #[serde(default)]
     pub history: Vec<ObjectRef>,
@@ -172,6 +175,7 @@ impl Snapshot {
             ended: Ended::default(),
             last_metrics: BTreeMap::new(),
             finished: false,
+            pins: BTreeMap::new(),
             history: Vec::new(),
         };
         snapshot.credit(commit);
@@ -187,7 +191,11 @@ impl Snapshot {
         if commit.seq != self.seq + 1 {
             return Err(fail(format!("commit {} was expected", self.seq + 1)));
         }
-        if self.finished && !matches!(commit.event, Event::Eval(_) | Event::Retire { .. } | Event::Config { .. }) {
+        let follows_the_end = |event: &Event| {
+            use Event::{Config, Eval, Pin, Retire, Unpin};
+            matches!(event, Eval(_) | Config { .. } | Retire(_) | Pin(_) | Unpin { .. })
+        };
+        if self.finished && !follows_the_end(&commit.event) {
             return Err(fail("the run is finished".into()));
         }
         self.fold(commit).map_err(fail)?;
@@ -213,7 +221,11 @@ impl Snapshot {
             Event::Step(step) => self.step(step, &commit.work.incarnation)?,
             Event::Drop { dropped } => dropped.iter().try_for_each(|rows| self.drop_rows(rows))?,
             Event::Eval(eval) => self.evaluate(eval),
-            Event::Retire { policies, moments } => self.retire(policies, moments)?,
+            Event::Retire(retired) => self.retire(retired)?,
+            Event::Pin(pin) => self.pin(pin)?,
+            Event::Unpin { name } => {
+                self.pins.remove(name).ok_or_else(|| format!("there is no pin `{name}`"))?;
+            }
             Event::Finish { dropped } => {
                 dropped.iter().try_for_each(|rows| self.drop_rows(rows))?;
                 if let Some((id, _)) = self.pending().next() {
@@ -386,11 +398,13 @@ impl Snapshot {
         }
     }
 
-    fn retire(&mut self, policies: &[PolicyVersion], moments: &[PolicyVersion]) -> Result<(), String> {
+    fn retire(&mut self, retired: &Retirement) -> Result<(), String> {
+        let Retirement { policies, moments, batches, steps } = retired;
         for version in policies {
             if self.newest_policy().version == *version || self.checkpoint == *version {
                 return Err(format!("policy {version} is still needed"));
             }
+            self.check_unpinned("policy", *version)?;
             self.policies.remove(version);
             self.evaluated.values_mut().for_each(|versions| {
                 versions.remove(version);
@@ -400,9 +414,41 @@ impl Snapshot {
             if self.checkpoint == *version {
                 return Err(format!("the moments of {version} are still needed"));
             }
+            self.check_unpinned("the moments of", *version)?;
             self.moments.remove(version);
         }
+        if let Some(id) = batches.iter().find(|id| self.batches.contains_key(*id)) {
+            return Err(format!("batch `{id}` is still needed"));
+        }
+        if let Some(step) = steps.iter().find(|step| **step > self.version.0) {
+            return Err(format!("there is no step {step} yet"));
+        }
         Ok(())
+    }
+
+    /// The pin that covers weights and moments of `version`, if there is one.
+    pub fn pin_of(&self, version: PolicyVersion) -> Option<&Pin> {
+        self.pins.values().find(|pin| pin.covers_version(version))
+    }
+
+    fn check_unpinned(&self, what: &str, version: PolicyVersion) -> Result<(), String> {
+        match self.pin_of(version) {
+            Some(pin) => Err(format!("{what} {version} is kept by the pin `{}`", pin.name)),
+            None => Ok(()),
+        }
+    }
+
+    fn pin(&mut self, pin: &Pin) -> Result<(), String> {
+        if pin.at > self.seq {
+            return Err(format!("it covers commits up to {}, the log ends at {}", pin.at, self.seq));
+        }
+        if pin.first > pin.last || pin.last > self.version {
+            return Err(format!("it covers {} to {}, the learner is at {}", pin.first, pin.last, self.version));
+        }
+        match self.pins.insert(pin.name.clone(), pin.clone()) {
+            Some(other) if other != *pin => Err(format!("there is another pin `{}`", pin.name)),
+            _ => Ok(()),
+        }
     }
 
     fn credit(&mut self, commit: &Commit) {

@@ -1,6 +1,9 @@
 //! The store: one address, one run.
 
-use crate::{Follower, Kind, Landed, Result, Snapshot, StoreError, StoreOptions, backend::Backend, history, simulated};
+use crate::{
+    Follower, Kind, Landed, Result, Snapshot, StoreError, StoreOptions, backend::Backend, history, simulated,
+    waiting::Waiting,
+};
 use futures::TryStreamExt;
 use object_store::ObjectStore;
 use record::{Commit, Event, Parent, Run, Work};
@@ -16,6 +19,7 @@ pub struct Store {
 struct Inner {
     backend: Backend,
     options: StoreOptions,
+    waiting: Waiting,
 }
 
 impl Store {
@@ -42,7 +46,7 @@ impl Store {
     }
 
     fn over(backend: Backend, options: StoreOptions) -> Self {
-        Self { inner: Arc::new(Inner { backend, options }) }
+        Self { inner: Arc::new(Inner { backend, options, waiting: Waiting::default() }) }
     }
 
     /// The address it was opened with.
@@ -53,6 +57,10 @@ impl Store {
     /// The settings it was opened with.
     pub fn options(&self) -> &StoreOptions {
         &self.inner.options
+    }
+
+    pub(crate) fn waiting(&self) -> &Waiting {
+        &self.inner.waiting
     }
 
     pub(crate) fn backend(&self) -> &Backend {
@@ -141,7 +149,7 @@ impl Store {
         }
     }
 
-    async fn first(&self) -> Result<Snapshot> {
+    pub(crate) async fn first(&self) -> Result<Snapshot> {
         let first = self.entry(0).await?.ok_or_else(|| StoreError::NoRun { url: self.url().into() })?;
         Ok(Snapshot::start(&first.commit)?)
     }

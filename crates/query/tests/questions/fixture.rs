@@ -5,8 +5,8 @@
 use query::{Format, QueryError, Session};
 use record::{
     BatchRows, Claims, ConsumedRollout, Digest, DropReason, Dropped, EvalCommit, Event, Finish, Job, NewRollout,
-    ObjectRef, Policy, PolicyVersion, PromptSet, Ragged, RolloutBatch, RolloutBatchInfo, RolloutCommit, RowSet, Run,
-    Sample, Score, ScoreCommit, ScoreSet, ScoredBatch, StepCommit, UnitRows, Units, Work, encode_step,
+    ObjectRef, Policy, PolicyVersion, PromptSet, Ragged, Retirement, RolloutBatch, RolloutBatchInfo, RolloutCommit,
+    RowSet, Run, Sample, Score, ScoreCommit, ScoreSet, ScoredBatch, StepCommit, UnitRows, Units, Work, encode_step,
 };
 use std::collections::BTreeMap;
 use store::{Follower, Store};
@@ -203,7 +203,7 @@ pub async fn run(store: &Store) {
     let dropped = vec![drop_of(1, 3..4, DropReason::Corrupt, false)];
     append(&mut log, "learn", Job::Learn, 0, Event::Drop { dropped }).await; // 13
     append(&mut log, "eval", Job::Eval, 24, eval(1, 6.0)).await; // 14
-    let retire = Event::Retire { policies: vec![PolicyVersion(0)], moments: vec![] };
+    let retire = Event::Retire(Retirement { policies: vec![PolicyVersion(0)], ..Retirement::default() });
     append(&mut log, "run", Job::Run, 0, retire).await; // 15
     let dropped = vec![drop_of(2, 2..4, DropReason::Finished, false)];
     append(&mut log, "learn", Job::Learn, 0, Event::Finish { dropped }).await; // 16

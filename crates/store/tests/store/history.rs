@@ -79,7 +79,11 @@ async fn a_snapshot_does_not_grow_with_the_run() {
         score(&mut writer, unit).await;
         step(&mut writer, vec![BatchRows { batch: format!("u{unit}"), rows: RowSet::first(ROWS) }]).await;
         let retired = record::PolicyVersion(writer.snapshot().version.0 - 1);
-        let event = record::Event::Retire { policies: vec![retired], moments: vec![retired] };
+        let event = record::Event::Retire(record::Retirement {
+            policies: vec![retired],
+            moments: vec![retired],
+            ..record::Retirement::default()
+        });
         writer.append(work("learn"), |_| Some(event.clone())).await.unwrap();
         sizes.push(serde_json::to_vec(&bare(writer.snapshot())).unwrap().len());
     }

@@ -4,6 +4,7 @@
 //! - `races`: many writers, one log;
 //! - `faults`: a backend that fails, hangs and loses acknowledgements;
 //! - `history`: snapshots and segments change nothing but speed;
+//! - `kept`: pins, and what is given up;
 //! - `streaming`: selections and the stream of scored batches;
 //! - `damage`: truncated, flipped and missing files;
 //! - `documents`: what `schemas/commit.md` says is what is read.
@@ -14,6 +15,7 @@ mod damage;
 mod documents;
 mod faults;
 mod history;
+mod kept;
 mod material;
 mod races;
 mod streaming;

@@ -1,0 +1,87 @@
+//! `opd gc`: deletes what nobody needs.
+
+use super::{grid, quantity};
+use crate::{
+    error::{CommandError, Result},
+    output::{say, show},
+    progress::Line,
+    status::size,
+};
+use std::time::Duration;
+use store::{GRACE, Garbage, Why};
+
+/// What is asked of `opd gc`.
+///
+/// Deletes objects that no commit names and objects that a commit gave up, once that has been so for longer than the grace period
+/// by the store's own clock, and what killed writers left half-written in a folder. Keys that no store makes are reported
+/// and left.
+#[derive(Debug, clap::Args)]
+pub struct Gc {
+    /// The store: a directory, file:///..., or s3://bucket/prefix.
+    store: String,
+    /// Only say what would be deleted, and why.
+    #[arg(long)]
+    dry_run: bool,
+    /// For how long it must have been so; less than the default is safe only while no job is at work.
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = quantity::time)]
+    grace: Duration,
+}
+
+impl Gc {
+    /// Prints what is deleted on standard output.
+    ///
+    /// # Errors
+    /// No run in the store, or one that cannot be read or deleted from.
+    pub async fn run(self) -> Result<()> {
+        let store = super::open(&self.store).await?;
+        let line = Line::new("gc");
+        line.show("listing");
+        let inventory = store.inventory(true).await;
+        line.clear();
+        let found = inventory?.collection(self.grace);
+        show(&table(&found.old))?;
+        for key in &found.unknown {
+            say(&format!("`{key}` is no part of a store and stays"));
+        }
+        let (old, young) = (total(&found.old), total(&found.young));
+        if !found.young.is_empty() {
+            say(&format!("{young} not needed either, but not for {} yet", quantity::short(self.grace)));
+        }
+        if self.dry_run {
+            say(&format!("{old} would be deleted"));
+            return Ok(());
+        }
+        if self.grace < GRACE && !found.old.is_empty() {
+            say(&format!(
+                "grace period below {}: an object that a job has put and not yet committed may be among these",
+                quantity::short(GRACE)
+            ));
+        }
+        for (done, garbage) in found.old.iter().enumerate() {
+            line.show(&format!("{done} of {} deleted", found.old.len()));
+            if let Err(error) = store.delete_garbage(garbage).await {
+                line.clear();
+                return Err(CommandError::from(error).hint(format!("{done} were deleted; the same command goes on")));
+            }
+        }
+        line.clear();
+        say(&format!("{old} deleted"));
+        Ok(())
+    }
+}
+
+fn total(of: &[Garbage]) -> String {
+    let bytes = of.iter().map(|garbage| garbage.bytes).sum();
+    format!("{} object{} ({})", of.len(), if of.len() == 1 { "" } else { "s" }, size(bytes))
+}
+
+fn table(of: &[Garbage]) -> String {
+    let why = |why: Why| match why {
+        Why::GivenUp(seq) => format!("given up by commit {seq}"),
+        Why::Unnamed => "named by no commit".into(),
+        Why::Unfinished => "left half-written".into(),
+    };
+    let row = |of: &Garbage| [why(of.why), quantity::short(of.age), of.bytes.to_string(), of.key.clone()];
+    let rows: Vec<_> = of.iter().map(row).collect();
+    grid::table(["why", "for", "bytes", "key"], [false, true, true, false], &rows)
+}

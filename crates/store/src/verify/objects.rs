@@ -1,0 +1,156 @@
+//! Every object against the commit that names it.
+
+use super::{Depth, Finding, Report, Seen};
+use crate::{Named, Result, Store, StoreError, named};
+use arrow::{
+    array::{Array, AsArray},
+    datatypes::Int64Type,
+};
+use futures::StreamExt;
+use record::{BatchId, Commit, Event, ObjectRef, RolloutBatch, RolloutCommit, StepCommit, What, rollout_id};
+use std::collections::HashMap;
+
+/// Objects read at once.
+const AT_ONCE: usize = 4;
+
+pub(super) async fn verify(store: &Store, depth: Depth, commits: &[Commit], report: &mut Report<'_>) -> Result<()> {
+    let log = Log::of(commits);
+    let kept: Vec<Named> = named(commits).into_iter().filter(|named| named.given_up.is_none()).collect();
+    report.verified.objects = kept.len() as u64;
+    report.verified.bytes = kept.iter().map(|named| named.object.bytes).sum();
+    let (mut done, all) = (0, kept.len() as u64);
+    let mut checks = futures::stream::iter(kept)
+        .map(|named| async {
+            let checked = match depth {
+                Depth::Lengths => check_length(store, &named.object).await,
+                Depth::Everything => log.check(store, &named).await,
+            };
+            (named, checked)
+        })
+        .buffered(AT_ONCE);
+    while let Some((named, checked)) = checks.next().await {
+        done += 1;
+        (report.tell)(Seen::Objects(done, all));
+        let Err(error) = checked else { continue };
+        // A learner gives policies up while this reads: what is gone may have been given up since.
+        if matches!(error, StoreError::Missing { .. }) && is_given_up(store, &named).await? {
+            continue;
+        }
+        report.find(Finding::of(error)?);
+    }
+    Ok(())
+}
+
+async fn is_given_up(store: &Store, gone: &Named) -> Result<bool> {
+    // Where the log is damaged, it has been told; what it says of this one is not known.
+    let Ok(commits) = store.history(None).await else { return Ok(false) };
+    Ok(named(&commits).iter().any(|named| named.object.key == gone.object.key && named.given_up.is_some()))
+}
+
+pub(super) async fn check_length(store: &Store, object: &ObjectRef) -> Result<()> {
+    let ObjectRef { key, bytes, digest } = object.clone();
+    match store.backend().length(&key).await? {
+        None => Err(StoreError::Missing { url: store.url().into(), key, bytes, digest }),
+        Some(length) if length != bytes => {
+            Err(StoreError::Corrupt { key, expected: format!("{bytes} bytes"), found: format!("{length} bytes") })
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// What the log says of batches and steps.
+struct Log<'a> {
+    delivered: HashMap<&'a BatchId, &'a RolloutCommit>,
+    steps: HashMap<u64, &'a StepCommit>,
+}
+
+impl<'a> Log<'a> {
+    fn of(commits: &'a [Commit]) -> Self {
+        let mut log = Self { delivered: HashMap::new(), steps: HashMap::new() };
+        for commit in commits {
+            match &commit.event {
+                Event::Rollouts(rollouts) => drop(log.delivered.insert(&rollouts.batch, rollouts)),
+                Event::Step(step) => drop(log.steps.insert(step.step, step)),
+                _ => {}
+            }
+        }
+        log
+    }
+
+    async fn check(&self, store: &Store, named: &Named) -> Result<()> {
+        let object = &named.object;
+        match &named.what {
+            What::Rollouts(batch) => {
+                let rollouts = store.get_rollouts(object).await?;
+                let Some(of) = self.delivered.get(batch) else { return Ok(()) };
+                check_rollouts(of, &rollouts)
+            }
+            What::Scores { batch, .. } => {
+                let Some(of) = self.delivered.get(batch) else { return store.get_scores(object).await.map(drop) };
+                match store.get_scored(&of.object, object).await {
+                    // What is wrong with the rollouts alone is told of them, or they were given up; the scores are read by themselves.
+                    Err(error) if key_of(&error) == Some(&of.object.key) => store.get_scores(object).await.map(drop),
+                    read => read.map(drop),
+                }
+            }
+            What::StepRecord(number) => {
+                let record = store.get_step_record(object).await?;
+                let Some(step) = self.steps.get(number) else { return Ok(()) };
+                check_step(step, object, &record)
+            }
+            What::File(_) | What::Weights(_) | What::Moments(_) => store.get(object).await.map(drop),
+        }
+    }
+}
+
+fn key_of(error: &StoreError) -> Option<&String> {
+    match error {
+        StoreError::Missing { key, .. } | StoreError::Corrupt { key, .. } | StoreError::Invalid { key, .. } => {
+            Some(key)
+        }
+        _ => None,
+    }
+}
+
+/// The first of some facts, (what it is, expected, found), that does not hold.
+fn check_all(key: &str, facts: impl IntoIterator<Item = (&'static str, String, String)>) -> Result<()> {
+    match facts.into_iter().find(|(_, expected, found)| expected != found) {
+        Some((what, expected, found)) => {
+            Err(StoreError::Corrupt { key: key.into(), expected: format!("{what} {expected}"), found })
+        }
+        None => Ok(()),
+    }
+}
+
+fn check_rollouts(of: &RolloutCommit, rollouts: &RolloutBatch) -> Result<()> {
+    let key = &of.object.key;
+    check_all(
+        key,
+        [
+            ("rows", of.of.rows.len().to_string(), rollouts.len().to_string()),
+            ("policy version", of.policy_version.to_string(), rollouts.policy_version().to_string()),
+            ("response tokens", of.tokens.to_string(), rollouts.tokens().to_string()),
+            ("teacher", of.teacher_id.clone(), rollouts.teacher_id().to_string()),
+        ],
+    )?;
+    let units = rollouts.rows().map(|row| ("unit", of.of.unit.to_string(), row.unit.to_string()));
+    let ids = rollouts.rows().enumerate();
+    let ids = ids.map(|(i, row)| ("rollout id", rollout_id(&of.batch, i), row.rollout_id.to_string()));
+    check_all(key, units.chain(ids))
+}
+
+fn check_step(step: &StepCommit, object: &ObjectRef, record: &arrow::array::RecordBatch) -> Result<()> {
+    let expected: Vec<String> =
+        step.consumed.iter().flat_map(|of| of.rows.iter().map(|row| rollout_id(&of.batch, row as usize))).collect();
+    check_all(&object.key, [("rows", expected.len().to_string(), record.num_rows().to_string())])?;
+    let ids = record.column_by_name("rollout_id").and_then(|column| column.as_string_opt::<i32>());
+    let steps = record.column_by_name("step").and_then(|column| column.as_primitive_opt::<Int64Type>());
+    // The schema was checked, so both are there.
+    let (Some(ids), Some(steps)) = (ids, steps) else { return Ok(()) };
+    let rows = expected.into_iter().enumerate();
+    check_all(
+        &object.key,
+        rows.filter(|(i, _)| *i < ids.len()).map(|(i, id)| ("rollout id", id, ids.value(i).into())),
+    )?;
+    check_all(&object.key, steps.values().iter().map(|found| ("step", step.step.to_string(), found.to_string())))
+}

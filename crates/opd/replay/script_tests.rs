@@ -100,7 +100,9 @@ proptest! {
         let all: Vec<(BatchId, u32)> = steps.iter().flatten().flat_map(each).map(|(id, row)| (id.clone(), row)).collect();
         let mut chosen = Chosen::new();
         let left: Vec<_> = all.into_iter().filter(|(id, row)| kept(id, *row)).collect();
-        left.iter().for_each(|(id, row)| drop(chosen.entry(id.clone()).or_default().insert(*row)));
+        for (id, row) in &left {
+            chosen.entry(id.clone()).or_default().insert(*row);
+        }
         let recording = Recording::of(&log(&sizes, &steps), "main");
         let script = recording.script(ReplayOrder::Recorded, 1, Cut::Rows(count), Some(&chosen)).unwrap();
         let expected: Vec<Vec<_>> = left.chunks_exact(count as usize).map(<[_]>::to_vec).collect();

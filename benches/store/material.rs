@@ -148,12 +148,20 @@ async fn commit(follower: &mut Follower, unit: u64, scored: &ScoredBatch) -> Res
         policy_version: PolicyVersion(0),
         teacher_id: "teacher".into(),
         object: rollouts,
+        codec: None,
         tokens: scored.rollouts().tokens() as u64,
         claims: Claims::default(),
     });
     follower.append(work("rollout"), |_| Some(sampled.clone())).await?;
     let claims = Claims::default();
-    let scored = Event::Scores(ScoreCommit { batch, score_set: SET.into(), object: scores, packing: None, claims });
+    let scored = Event::Scores(ScoreCommit {
+        batch,
+        score_set: SET.into(),
+        parent: None,
+        object: scores,
+        packing: None,
+        claims,
+    });
     follower.append(work("score"), |_| Some(scored.clone())).await?;
     Ok(bytes)
 }

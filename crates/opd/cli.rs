@@ -1,11 +1,12 @@
 //! The command line.
 
 use crate::{
+    compact,
     config::Pipeline,
     context::Context,
     error::{CommandError, Result},
     estimate::{self, EstimateArgs},
-    export_policy, identity, keep, learn, preflight, score, sft, sql, status,
+    export_policy, identity, keep, learn, preflight, rescore, score, sft, sql, status,
     stop::Stop,
 };
 use clap::{Args, Parser, Subcommand};
@@ -39,12 +40,18 @@ enum Command {
     /// Sample rollouts with the newest policy; any number of these, on any machines.
     Rollout(JobArgs),
     /// Score rollouts with their teachers; any number of these, on any machines.
+    ///
+    /// With --set NAME --teacher DIR, a name instead of a key: score recorded rollouts anew, as a score set beside the run's own, in the
+    /// store of a pipeline or in STORE, given in its place.
     Score {
         #[command(flatten)]
         job: JobArgs,
-        /// Score for this teacher only, so that only this one is loaded; may be given again.
-        #[arg(long = "teacher", value_name = "ID")]
+        /// Score for this teacher only, so that only this one is loaded; may be given again. With --set NAME the model that scores.
+        #[arg(long = "teacher", value_name = "ID|DIR")]
         teachers: Vec<String>,
+        /// With --set NAME: only batches with a row of `rollouts` for which this holds.
+        #[arg(long = "where", value_name = "SQL")]
+        condition: Option<String>,
     },
     /// Train on scored rollouts and publish policies; one of these.
     Learn(JobArgs),
@@ -78,6 +85,8 @@ enum Command {
         #[arg(long, default_value = "float32")]
         dtype: String,
     },
+    /// Make a score set once more in fewer bytes, as a score set beside it with the same rows.
+    Compact(compact::Args),
     /// Show how a run stands.
     Status {
         /// The store: a directory, file:///..., or s3://bucket/prefix.
@@ -149,7 +158,7 @@ pub fn run(cli: Cli) -> Result<()> {
         match cli.command {
             Command::Run { pipeline, dry_run, collect } => crate::run::run(pipeline, dry_run, collect).await,
             Command::Rollout(args) => job(Job::Rollout, args, &[]).await,
-            Command::Score { job: args, teachers } => job(Job::Score, args, &teachers).await,
+            Command::Score { job: args, teachers, condition } => score(args, teachers, condition).await,
             Command::Learn(args) => job(Job::Learn, args, &[]).await,
             Command::Eval(args) => job(Job::Eval, args, &[]).await,
             Command::Sft { config, out, sets } => {
@@ -161,6 +170,7 @@ pub fn run(cli: Cli) -> Result<()> {
             Command::ExportPolicy { store, version, dir, dtype } => {
                 export_policy::run(&store, &version, &dir, &dtype, &Stop::listen()).await
             }
+            Command::Compact(args) => compact::run(&args, &Stop::listen()).await,
             Command::Trace { store } => crate::trace::run(&store).await,
             Command::Plan(args) => crate::forecast::run(args).await,
             Command::Status { store } => status::run(&store).await,
@@ -175,6 +185,26 @@ pub fn run(cli: Cli) -> Result<()> {
     })
 }
 
+/// The score job; or, where a set has a name alone, recorded rollouts anew.
+async fn score(mut args: JobArgs, teachers: Vec<String>, condition: Option<String>) -> Result<()> {
+    let is_name = |set: &&String| !set.contains('=');
+    let names: Vec<String> = args.pipeline.sets.iter().filter(is_name).cloned().collect();
+    args.pipeline.sets.retain(|set| set.contains('='));
+    match (names.as_slice(), teachers.as_slice(), condition) {
+        ([], _, None) => job(Job::Score, args, &teachers).await,
+        ([], _, Some(_)) => Err(CommandError::new("--where chooses what is scored anew, which needs --set NAME")
+            .hint("the score job scores what the learner waits for")),
+        ([name], [teacher], condition) => {
+            let (name, teacher) = (name.clone(), PathBuf::from(teacher));
+            rescore::run(rescore::Args { name, teacher, condition, pipeline: args.pipeline }).await
+        }
+        ([name], _, _) => Err(CommandError::new(format!("--set `{name}` needs one --teacher DIR: who scores"))
+            .hint("a setting of the pipeline is KEY=VALUE: --set score.top_k_max=64")),
+        (names, ..) => Err(CommandError::new(format!("--set names {} score sets: {}", names.len(), names.join(", ")))
+            .hint("one at a time; a setting of the pipeline is KEY=VALUE")),
+    }
+}
+
 async fn job(job: Job, args: JobArgs, teachers: &[String]) -> Result<()> {
     let pipeline = Pipeline::load(&args.pipeline.files, &args.pipeline.sets)?;
     preflight::check_settings(&pipeline)?;
@@ -182,7 +212,7 @@ async fn job(job: Job, args: JobArgs, teachers: &[String]) -> Result<()> {
         Job::Rollout => pipeline.rollout.threads,
         Job::Score => pipeline.score.threads,
         Job::Eval => pipeline.eval.as_ref().map_or(1, |eval| eval.threads),
-        Job::Learn | Job::Run | Job::Store => pipeline.learn.threads,
+        Job::Learn | Job::Run | Job::Store | Job::Compact => pipeline.learn.threads,
     };
     // Before there is a run to wait for.
     let teachers = score::served(&pipeline, teachers)?;
@@ -198,7 +228,7 @@ async fn job(job: Job, args: JobArgs, teachers: &[String]) -> Result<()> {
         Job::Rollout => crate::rollout::run(context).await,
         Job::Score => score::run(context, teachers).await,
         Job::Eval => crate::eval::run(context).await,
-        Job::Learn | Job::Run | Job::Store => learn::run(context).await,
+        Job::Learn | Job::Run | Job::Store | Job::Compact => learn::run(context).await,
     }
 }
 

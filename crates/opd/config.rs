@@ -1,5 +1,6 @@
 //! The pipeline: one TOML file that says what is learned, read by every job; layers over it say where it is kept.
 
+mod layers;
 mod prompts;
 
 use crate::{
@@ -14,8 +15,9 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
-use toml::{Table, Value};
+use toml::Table;
 
+pub use layers::{apply_sets, from_table};
 pub use prompts::{EvalSection, EvalSet, Keys, PromptsSection};
 
 /// A run, as resolved from its layers.
@@ -188,6 +190,9 @@ pub struct LearnSection {
     /// AdamW, clipping and schedule.
     #[serde(default)]
     pub optimizer: OptimizerConfig,
+    /// Whether draws and the teacher's top-k are read for the reports of reverse and forward KL where the estimator does without.
+    #[serde(default = "yes")]
+    pub read_for_reports: bool,
     /// Tokens in one forward and backward pass.
     #[serde(default = "default_batch_tokens")]
     pub microbatch_tokens: usize,
@@ -242,6 +247,9 @@ fn one_u64() -> u64 {
 fn one_f64() -> f64 {
     1.0
 }
+fn yes() -> bool {
+    true
+}
 fn cpu() -> String {
     "cpu".into()
 }
@@ -293,7 +301,7 @@ impl Pipeline {
             })?;
             let layer: Table = toml::from_str(&text)
                 .map_err(|error| CommandError::new(format!("pipeline `{shown}`: {}", error.to_string().trim_end())))?;
-            merge(&mut table, layer);
+            layers::merge(&mut table, layer);
         }
         apply_sets(&mut table, sets)?;
         let mut pipeline: Self = from_table("pipeline", table)?;
@@ -339,71 +347,6 @@ impl Pipeline {
         // Every field is a plain value or a table of such.
         toml::to_string(self).expect("a pipeline is TOML")
     }
-}
-
-/// Lays `layer` over `base`; tables are merged key by key, all else is replaced.
-fn merge(base: &mut Table, layer: Table) {
-    for (key, value) in layer {
-        match (base.get_mut(&key), value) {
-            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new),
-            (_, value) => {
-                base.insert(key, value);
-            }
-        }
-    }
-}
-
-/// Applies each `a.b=value`; a value that is not TOML is taken as a string.
-///
-/// # Errors
-/// A set without `=` or key, or one that goes through a value.
-pub fn apply_sets(table: &mut Table, sets: &[String]) -> Result<()> {
-    sets.iter().try_for_each(|set| apply(table, set))
-}
-
-fn apply(table: &mut Table, set: &str) -> Result<()> {
-    let fault =
-        |what: &str| CommandError::new(format!("--set `{set}`: {what}")).hint("for example --set learn.steps=100");
-    let (path, text) = set.split_once('=').ok_or_else(|| fault("there is no `=`"))?;
-    let value = toml::from_str::<Table>(&format!("value = {text}"))
-        .ok()
-        .and_then(|mut parsed| parsed.remove("value"))
-        .unwrap_or_else(|| Value::String(text.trim().to_string()));
-    let mut keys: Vec<&str> = path.split('.').map(str::trim).collect();
-    let last = keys.pop().filter(|key| !key.is_empty()).ok_or_else(|| fault("there is no key"))?;
-    let mut here = table;
-    for key in keys {
-        let entry = here.entry(key).or_insert_with(|| Value::Table(Table::new()));
-        here = entry.as_table_mut().ok_or_else(|| fault(&format!("`{key}` is not a table")))?;
-    }
-    here.insert(last.to_string(), value);
-    Ok(())
-}
-
-/// Deserialises a table, naming the key at fault; `what` says what the table is.
-///
-/// # Errors
-/// An unknown key (with the nearest known one), a missing or mistyped one.
-pub fn from_table<T: serde::de::DeserializeOwned>(what: &str, table: Table) -> Result<T> {
-    serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
-        let path = error.path().to_string();
-        let message = error.inner().to_string();
-        let message = message.trim_end();
-        let place = if path == "." { String::new() } else { format!(" at `{path}`") };
-        let fault = CommandError::new(format!("{what}{place}: {message}"));
-        match nearest(message) {
-            Some(name) => fault.hint(format!("did you mean `{name}`?")),
-            None => fault,
-        }
-    })
-}
-
-/// From serde's "unknown field `x`, expected one of `a`, `b`", the known name most like the unknown one.
-fn nearest(message: &str) -> Option<&str> {
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    let unknown = message.starts_with("unknown").then(|| quoted.next()).flatten()?;
-    let likeness = |name: &str| strsim::jaro_winkler(name, unknown);
-    quoted.filter(|name| likeness(name) > 0.7).max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
 }
 
 #[cfg(test)]

@@ -104,7 +104,14 @@ pub fn work(incarnation: &str) -> Work {
 /// # Errors
 /// The first thing that differs, with both values.
 pub fn check(run: &Run, pipeline: &Pipeline) -> Result<()> {
-    let differs = |what: &str, of_store, of_pipeline| Err(differs(pipeline, what, of_store, of_pipeline));
+    let differs = |what: &str, of_store: String, of_pipeline: String| {
+        Err(CommandError::from(store::StoreError::OtherRun {
+            url: pipeline.store.url.clone(),
+            what: what.into(),
+            store: of_store,
+            pipeline: of_pipeline,
+        }))
+    };
     if run.pipeline != pipeline.name {
         return differs("pipeline", format!("`{}`", run.pipeline), format!("`{}`", pipeline.name));
     }
@@ -115,14 +122,10 @@ pub fn check(run: &Run, pipeline: &Pipeline) -> Result<()> {
         let text = |units: record::Units| format!("{} prompts with {} samples a unit", units.prompts, units.samples);
         return differs("cut of prompts", text(run.units), text(pipeline.units()));
     }
-    check_score_set(run, pipeline)
-}
-
-/// Checks that the pipeline's score set is the run's.
-///
-/// # Errors
-/// If it is not, with both.
-pub fn check_score_set(run: &Run, pipeline: &Pipeline) -> Result<()> {
+    // What a replay's rows hold is its parent's affair.
+    if run.parent.is_some() {
+        return Ok(());
+    }
     let set = pipeline.score_set();
     // A run of an earlier program says nothing of the sampler's top-k.
     let recorded = run.score_sets.get(&pipeline.score.set).map(|recorded| {
@@ -130,19 +133,9 @@ pub fn check_score_set(run: &Run, pipeline: &Pipeline) -> Result<()> {
         ScoreSet { sampler_top_k, ..recorded.clone() }
     });
     if recorded.as_ref() != Some(&set) {
-        return Err(differs(
-            pipeline,
-            "score sets",
-            format!("{:?}", run.score_sets),
-            format!("`{}` {set:?}", pipeline.score.set),
-        ));
+        return differs("score sets", format!("{:?}", run.score_sets), format!("`{}` {set:?}", pipeline.score.set));
     }
     Ok(())
-}
-
-fn differs(pipeline: &Pipeline, what: &str, store: String, of_pipeline: String) -> CommandError {
-    let url = pipeline.store.url.clone();
-    store::StoreError::OtherRun { url, what: what.into(), store, pipeline: of_pipeline }.into()
 }
 
 /// Checks that a rollout job asks the prompts that the run is about.

@@ -18,8 +18,8 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use learner::{EstimatorConfig, Learner, LearnerSettings, OptimizerConfig, StepReport, TrainRow};
 use record::{
-    BatchId, BatchRows, ConsumedRollout, Digest, Event, Policy, PolicyVersion, Replayed, Retirement, StepCommit,
-    encode_step,
+    BatchId, BatchRows, Budget, ConsumedRollout, Digest, Event, Policy, PolicyVersion, Replayed, Retirement,
+    StepCommit, encode_step,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -31,6 +31,9 @@ pub(crate) struct StepSettings {
     pub(crate) estimator: EstimatorConfig,
     pub(crate) optimizer: OptimizerConfig,
     pub(crate) cut: LearnerSettings,
+    /// How much of each row was read; of a step that does not say, all.
+    #[serde(default)]
+    pub(crate) read: Budget,
     pub(crate) device: String,
     pub(crate) threads: u32,
 }
@@ -40,7 +43,8 @@ impl StepSettings {
         let learn = &pipeline.learn;
         let cut = LearnerSettings { microbatch_tokens: learn.microbatch_tokens, head_chunk: learn.head_chunk };
         let (device, threads) = (learn.device.clone(), learn.threads);
-        Self { estimator: learn.estimator.clone(), optimizer: learn.optimizer, cut, device, threads }
+        let read = learn.estimator.needs().budget(learn.read_for_reports);
+        Self { estimator: learn.estimator.clone(), optimizer: learn.optimizer, cut, read, device, threads }
     }
 }
 
@@ -79,6 +83,10 @@ pub async fn run(mut job: Context) -> Result<()> {
     if let Some(set) = job.now().run.score_sets.get(name) {
         score_set::check(url, name, set, &settings.estimator)?;
     }
+    for (id, batch) in job.now().pending() {
+        let what = format!("the codec of batch `{id}` in `{url}`");
+        score_set::check_sampler(&what, batch.codec.unwrap_or_default(), &settings.estimator)?;
+    }
     let mut trainee = resume(&mut job, &settings).await?;
     record_settings(&mut job).await?;
     let (pace, score_set) = (job.pace(), job.pipeline.score.set.clone());
@@ -93,7 +101,7 @@ pub async fn run(mut job: Context) -> Result<()> {
             }
             Next::Do(Learn::Step(consumed)) => {
                 job.begin();
-                match fetch(&job.store, consumed.clone()).await {
+                match fetch(&job.store, consumed.clone(), settings.read).await {
                     Ok(portions) => {
                         let consumed =
                             consumed.into_iter().map(|batch| BatchRows { batch: batch.batch, rows: batch.rows });
@@ -171,7 +179,7 @@ pub(crate) async fn resume(job: &mut Context, settings: &StepSettings) -> Result
         // The learner stays where it is; everything else is as it was then, the number of threads included.
         let (device, threads) = (std::mem::replace(&mut then.device, settings.device.clone()), then.threads);
         trainee = with_teacher(job, with_settings(trainee, then)?).await?;
-        let portions = match recorded_rows(job, &recorded).await {
+        let portions = match recorded_rows(job, &recorded, trainee.settings.read).await {
             Ok(portions) => portions,
             Err(Unread::Fatal(error)) => return Err(error),
             Err(Unread::Damaged(batch, error)) => {
@@ -248,20 +256,25 @@ pub(crate) enum Unread {
 }
 
 /// Reads the rows of a step, a few batches ahead of the one in hand.
-pub(crate) async fn fetch(store: &Store, minibatch: Vec<SelectedBatch>) -> std::result::Result<Vec<Scored>, Unread> {
+pub(crate) async fn fetch(
+    store: &Store,
+    minibatch: Vec<SelectedBatch>,
+    read: Budget,
+) -> std::result::Result<Vec<Scored>, Unread> {
     let unread = |failed: BatchError| match failed.error.is_of_one_object() {
         true => Unread::Damaged(failed.batch, failed.error),
         false => Unread::Fatal(failed.error.into()),
     };
-    store.stream(minibatch, None).map_err(unread).try_collect().await
+    store.stream_within(minibatch, None, read).map_err(unread).try_collect().await
 }
 
 /// The rows of a recorded step: its own run's, then its parent's.
-async fn recorded_rows(job: &Context, step: &StepCommit) -> std::result::Result<Vec<Scored>, Unread> {
-    let mut portions = fetch(&job.store, recorded_minibatch(job.now(), step).map_err(Unread::Fatal)?).await?;
+async fn recorded_rows(job: &Context, step: &StepCommit, read: Budget) -> std::result::Result<Vec<Scored>, Unread> {
+    let own = recorded_minibatch(job.now(), step).map_err(Unread::Fatal)?;
+    let mut portions = fetch(&job.store, own, read).await?;
     if let Some(origin) = &job.origin {
         let minibatch = origin.select(step.replayed.iter().map(|replayed| &replayed.of)).map_err(Unread::Fatal)?;
-        portions.extend(fetch(&origin.store, minibatch).await?);
+        portions.extend(fetch(&origin.store, minibatch, read).await?);
     }
     Ok(portions)
 }

@@ -45,6 +45,7 @@ impl Log {
             policy_version: self.0.newest_policy().version,
             teacher_id: teacher.into(),
             object: object("rollouts"),
+            codec: None,
             tokens: 1,
             claims: Claims { units, ..Claims::default() },
         };
@@ -57,6 +58,7 @@ impl Log {
             Event::Scores(ScoreCommit {
                 batch,
                 score_set: SET.into(),
+                parent: None,
                 object: object("scores"),
                 packing: None,
                 claims,
@@ -237,6 +239,7 @@ fn what_no_worker_could_mean_is_no_delivery() {
             policy_version: PolicyVersion(0),
             teacher_id: teacher.into(),
             object: object("rollouts"),
+            codec: None,
             tokens: 1,
             claims: Claims::default(),
         };
@@ -358,6 +361,7 @@ fn a_store_is_collected_when_all_that_the_pace_allows_is_scored() {
             policy_version: PolicyVersion(0),
             teacher_id: "teacher-0".into(),
             object: object("rollouts"),
+            codec: None,
             tokens: 1,
             claims: Claims::default(),
         };

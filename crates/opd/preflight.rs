@@ -257,6 +257,7 @@ fn check_estimator(pipeline: &Pipeline) -> Result<()> {
         let what = format!("learn.estimator `{name}` {what}; rollout.draws_kept is `tail`");
         return fault(what, format!("{hint}, or rollout.draws_kept = \"all\""));
     }
+    score_set::check_sampler("rollout.codec", rollout.codec, &learn.estimator)?;
     let teachers = pipeline.all_teachers().len();
     if needs.teacher && teachers > 1 {
         let what = format!("learn.estimator `{name}` has the teacher beside the learner; the pipeline has {teachers}");

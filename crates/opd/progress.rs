@@ -109,7 +109,7 @@ fn describe(job: Job, now: &Snapshot, steps: u64) -> String {
         Job::Rollout => {
             format!("{} rows ahead of the learner  policy {}  {speed}", now.rows_ahead(), now.newest_policy().version)
         }
-        Job::Score | Job::Run | Job::Store => {
+        Job::Score | Job::Run | Job::Store | Job::Compact => {
             let unscored = now.pending().filter(|(_, batch)| batch.scores.is_empty()).count();
             format!("{unscored} batches to score  {speed}")
         }

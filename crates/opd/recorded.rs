@@ -1,6 +1,6 @@
 //! What a store has recorded, whatever became of it: every rollout with scores in a set, consumed or not.
 
-use record::{BatchId, Commit, DropReason, Event, ObjectRef, RolloutCommit, RowSet};
+use record::{BatchId, Codec, Commit, DropReason, Event, ObjectRef, RolloutCommit, RowSet, ScoreSet};
 use std::collections::{BTreeMap, BTreeSet};
 use store::{SelectedBatch, Versions};
 
@@ -11,26 +11,42 @@ pub struct Recorded {
     pub selected: SelectedBatch,
     /// Response tokens.
     pub tokens: u64,
+    /// How its draws and the sampler's top-k are packed, where the log says so.
+    pub codec: Option<Codec>,
 }
 
 /// Every batch of `commits` that has scores in `score_set` and was sampled by one of `versions`, in the order of the log;
-/// without those that somebody found damaged.
+/// without those that somebody found damaged. Of several scores of a batch the first count.
 pub fn scored(commits: &[Commit], score_set: &str, versions: &Versions) -> Vec<Recorded> {
     let damaged: BTreeSet<&BatchId> = commits.iter().flat_map(|commit| damaged(&commit.event)).collect();
     let mut sampled: BTreeMap<&BatchId, &RolloutCommit> = BTreeMap::new();
-    let mut recorded = Vec::new();
+    let (mut recorded, mut seen) = (Vec::new(), BTreeSet::new());
     for commit in commits {
         match &commit.event {
             Event::Rollouts(rollouts) if versions.contains(rollouts.policy_version) => {
                 sampled.insert(&rollouts.batch, rollouts);
             }
             Event::Scores(scores) if scores.score_set == score_set && !damaged.contains(&scores.batch) => {
-                recorded.extend(sampled.get(&scores.batch).map(|rollouts| of(rollouts, &scores.object)));
+                let rollouts = sampled.get(&scores.batch).filter(|_| seen.insert(&scores.batch));
+                recorded.extend(rollouts.map(|rollouts| of(rollouts, &scores.object)));
             }
             _ => {}
         }
     }
     recorded
+}
+
+/// The score sets of a log, the run's own and those beside them, by name.
+pub fn score_sets(commits: &[Commit]) -> BTreeMap<&str, &ScoreSet> {
+    let mut sets = BTreeMap::new();
+    for commit in commits {
+        match &commit.event {
+            Event::Run(run) => sets.extend(run.score_sets.iter().map(|(name, set)| (name.as_str(), set))),
+            Event::ScoreSet(set) => drop(sets.insert(set.score_set.as_str(), &set.holds)),
+            _ => {}
+        }
+    }
+    sets
 }
 
 fn of(rollouts: &RolloutCommit, scores: &ObjectRef) -> Recorded {
@@ -41,7 +57,7 @@ fn of(rollouts: &RolloutCommit, scores: &ObjectRef) -> Recorded {
         rollouts: rollouts.object.clone(),
         scores: scores.clone(),
     };
-    Recorded { selected, tokens: rollouts.tokens }
+    Recorded { selected, tokens: rollouts.tokens, codec: rollouts.codec }
 }
 
 /// Batches that are dropped because an object of theirs is damaged.

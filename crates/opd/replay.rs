@@ -20,7 +20,7 @@ use crate::{
 };
 use clap::{Args, ValueEnum};
 use parent::{Asked, ParentRun};
-use record::{BatchRows, Event, Job, Parent, PolicyVersion, ReplayOrder, StepCommit};
+use record::{BatchRows, Budget, Event, Job, Parent, PolicyVersion, ReplayOrder, StepCommit};
 use script::Script;
 use std::sync::Arc;
 use store::{Scored, Store, StoreError};
@@ -42,6 +42,9 @@ pub struct ReplayArgs {
     /// In which order.
     #[arg(long, value_enum, default_value_t = Order::Recorded)]
     order: Order,
+    /// With the scores of this set; without, of score.set.
+    #[arg(long, value_name = "NAME")]
+    score_set: Option<String>,
     /// The store of the new run.
     #[arg(long, value_name = "STORE", required_unless_present = "evaluate", conflicts_with = "evaluate")]
     into: Option<String>,
@@ -92,10 +95,12 @@ impl From<Order> for ReplayOrder {
 /// that is damaged.
 pub async fn run(args: ReplayArgs) -> Result<()> {
     let mut pipeline = Pipeline::load(&args.pipeline.files, &args.pipeline.sets)?;
+    if let Some(set) = &args.score_set {
+        pipeline.score.set.clone_from(set);
+    }
     model::set_threads(pipeline.learn.threads as usize);
-    let Some(into) = args.into.clone() else { return evaluate::run(&args, &pipeline).await };
+    let Some(into) = args.into.clone() else { return evaluate::run(&args, pipeline).await };
     pipeline.store.url = into;
-    preflight::check_settings(&pipeline)?;
     let store = open_store(&pipeline).await?;
     let begun = match store.follow().await {
         Ok(follower) => follower.snapshot().run.parent.clone(),
@@ -104,7 +109,8 @@ pub async fn run(args: ReplayArgs) -> Result<()> {
     };
     // A replay that goes on sees its parent as it did when it began.
     let at = args.at.or(begun.map(|parent| parent.seq));
-    let parent = ParentRun::open(&args.from, at, &pipeline).await?;
+    let parent = ParentRun::open(&args.from, at, &mut pipeline).await?;
+    preflight::check_settings(&pipeline)?;
     let asked = Asked { order: args.order.into(), condition: args.condition.as_deref() };
     let script = parent.script(&pipeline, &asked).await?;
     let steps = script.steps.len() as u64;
@@ -172,14 +178,16 @@ async fn replay(job: &mut Context, script: &Script) -> Result<()> {
         let origin = job.origin.clone();
         let read = match ahead.take() {
             Some((read_for, read)) if read_for == version => read,
-            _ => fetch(origin.as_deref(), script, version).await,
+            _ => fetch(origin.as_deref(), script, version, settings.read).await,
         };
         let portions = read?;
         let taken = Taken { replayed: rows.clone(), ..Taken::default() };
         // The next step's rows are read while this one is computed.
         let next = PolicyVersion(version.0 + 1);
-        let (outcome, read) =
-            tokio::join!(off_thread(move || learn::step(trainee, portions)), fetch(origin.as_deref(), script, next));
+        let (outcome, read) = tokio::join!(
+            off_thread(move || learn::step(trainee, portions)),
+            fetch(origin.as_deref(), script, next, settings.read)
+        );
         ahead = Some((next, read));
         let outcome = outcome.map_err(|error| error.at(format!("step {}", next.0)))?;
         let loss = outcome.report.metrics.get("loss").map_or(f64::NAN, |(sum, count)| sum / count);
@@ -196,19 +204,25 @@ async fn replay(job: &mut Context, script: &Script) -> Result<()> {
 }
 
 /// The rows of the step after `version`; none after the last.
-async fn fetch(origin: Option<&Origin>, script: &Script, version: PolicyVersion) -> Result<Vec<Scored>> {
+async fn fetch(
+    origin: Option<&Origin>,
+    script: &Script,
+    version: PolicyVersion,
+    budget: Budget,
+) -> Result<Vec<Scored>> {
     let (Some(origin), Some(rows)) = (origin, script.steps.get(version.0 as usize)) else { return Ok(Vec::new()) };
-    read(&origin.store, origin, rows.iter().map(|replayed| &replayed.of), version.0 + 1).await
+    read(&origin.store, origin, rows.iter().map(|replayed| &replayed.of), version.0 + 1, budget).await
 }
 
-/// Rows of recorded batches.
+/// Rows of recorded batches, as much of each as `budget` says.
 async fn read<'a>(
     store: &Store,
     origin: &Origin,
     rows: impl Iterator<Item = &'a BatchRows>,
     step: u64,
+    budget: Budget,
 ) -> Result<Vec<Scored>> {
-    learn::fetch(store, origin.select(rows)?).await.map_err(|unread| match unread {
+    learn::fetch(store, origin.select(rows)?, budget).await.map_err(|unread| match unread {
         Unread::Fatal(error) => error,
         Unread::Damaged(batch, error) => {
             CommandError::new(format!("step {step} cannot be replayed: batch `{batch}` of `{}`: {error}", store.url()))

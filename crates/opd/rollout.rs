@@ -147,7 +147,16 @@ async fn deliver(
         job.pass(Point::AfterPut);
         let (lapsed, pace, goes_on) = (job.look().await?, job.pace(), i == last && !job.stop.is_asked());
         let RolloutBatchInfo { batch, teacher_id, .. } = info;
-        let batch = RolloutCommit { batch, of, policy_version, teacher_id, object, tokens, claims: Claims::default() };
+        let batch = RolloutCommit {
+            batch,
+            of,
+            policy_version,
+            teacher_id,
+            object,
+            codec: Some(codec),
+            tokens,
+            claims: Claims::default(),
+        };
         job.append(tokens, |now| events::rollouts(now, &batch, pace, &|worker| lapsed.contains(worker), goes_on))
             .await?;
     }

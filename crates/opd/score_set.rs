@@ -2,7 +2,7 @@
 
 use crate::error::{CommandError, Result};
 use learner::{EstimatorConfig, estimator::Needs};
-use record::{DrawsKept, ScoreSet};
+use record::{Codec, DrawsKept, ScoreSet};
 
 /// Checks that a score set of a store, and the rollouts it scores, hold what an estimator reads.
 ///
@@ -53,6 +53,22 @@ pub fn lacks_draws(kept: DrawsKept, top_k: u32, needs: &Needs) -> Option<(String
             format!("has a head of {of_head} ids and reads all draws outside it, but those kept lie outside {top_k}");
         (what, format!("set estimator.top_k = {top_k}"))
     })
+}
+
+/// Checks that the sampler's top-k was not rounded where an estimator reads its probabilities as they were. `what` names the setting or
+/// the batch that has `codec`.
+///
+/// # Errors
+/// If it was.
+pub fn check_sampler(what: &str, codec: Codec, estimator: &EstimatorConfig) -> Result<()> {
+    if !codec.rounds() || !estimator.needs().exact_sampler_top_k {
+        return Ok(());
+    }
+    let (rule, codec) = (estimator.estimator().name(), codec.as_str());
+    let what = format!(
+        "estimator `{rule}` reads the sampler's probabilities in `sampler_top_logprobs`, and {what} is `{codec}`, which rounds them"
+    );
+    Err(CommandError::new(what).hint("roll out with rollout.codec = \"lossless\" or \"plain\", or take an estimator over draws: their log-probabilities stay exact"))
 }
 
 #[cfg(test)]

@@ -217,6 +217,7 @@ impl Simulation {
             policy_version: version,
             teacher_id,
             object: ObjectRef { key: "r".into(), bytes: 1, digest: Digest::of(b"r") },
+            codec: None,
             tokens: 1,
             claims: Claims::default(),
         };
@@ -241,6 +242,7 @@ impl Simulation {
         let scores = ScoreCommit {
             batch,
             score_set: SET.into(),
+            parent: None,
             object: ObjectRef { key: "s".into(), bytes: 1, digest: Digest::of(b"s") },
             packing: None,
             claims: Claims::default(),

@@ -1,9 +1,9 @@
 //! `opd status`: how a run stands, from its log alone.
 
-use crate::{error::Result, output::show, trace::stages_busy};
-use record::{Commit, EvalCommit, Event, Job, Parent, Ratio};
+use crate::{error::Result, output::show, recorded, trace::stages_busy};
+use record::{Commit, EvalCommit, Event, Job, Packing, Parent, Ratio};
 use std::{collections::BTreeMap, fmt::Write};
-use store::{Snapshot, Store, StoreOptions};
+use store::{Snapshot, Store, StoreOptions, Versions};
 
 /// Prints how the run in `store` stands.
 ///
@@ -32,6 +32,7 @@ pub async fn summary(store: &Store, now: &Snapshot) -> Result<String> {
     accuracy(&mut text, &commits);
     steps(&mut text, now, &commits);
     rows(&mut text, now);
+    scores(&mut text, now, &commits);
     jobs(&mut text, now, &commits);
     if let Some(busy) = stages_busy(&commits) {
         row(&mut text, "overlap", &format!("{busy:.2} of the 3 stages at work at once"));
@@ -115,6 +116,32 @@ fn rows(text: &mut String, now: &Snapshot) {
     if ended.consumed > 0 {
         let mean = ended.staleness_sum as f64 / ended.consumed as f64;
         row(text, "staleness", &format!("mean {mean:.2}, max {}", ended.staleness_max));
+    }
+}
+
+/// What each score set takes, all of its columns, and what packing its top-k and draws gave.
+fn scores(text: &mut String, now: &Snapshot, commits: &[Commit]) {
+    for name in now.run.score_sets.keys().chain(now.score_sets.keys()) {
+        let found = recorded::scored(commits, name, &Versions::All);
+        let (bytes, tokens) =
+            found.iter().fold((0, 0), |(bytes, tokens), of| (bytes + of.selected.scores.bytes, tokens + of.tokens));
+        if tokens == 0 {
+            continue;
+        }
+        let codec = now.score_set(name).map_or("", |set| set.codec.as_str());
+        let mut line = format!("{name} ({codec}): {:.1} bytes a token", bytes as f64 / tokens as f64);
+        let of_set = commits.iter().filter_map(|commit| match &commit.event {
+            Event::Scores(scores) if scores.score_set == *name => scores.packing,
+            _ => None,
+        });
+        let Packing { bytes, entries, positions, kl } = of_set.fold(Packing::default(), |sum, one| sum.and(&one));
+        if entries > 0 {
+            line += &format!(", {:.2} bytes an entry", bytes as f64 / entries as f64);
+        }
+        if positions > 0 {
+            line += &format!(", KL {kl:.1e} nats");
+        }
+        row(text, "scores", &line);
     }
 }
 

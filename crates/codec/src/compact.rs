@@ -4,15 +4,14 @@
 //! four hold the ids of ranks 0-7, 8-31, 32-127 and the rest, so that a reader of few ids leaves the later ones alone.
 
 use crate::{
-    DecodeError, TopColumn,
-    bytes::{Reader, put_slice, put_varint},
-    dictionary::{Dictionary, Ranks},
-    expansion,
-    fast::COUNTS,
+    DecodeError, Layout, TopColumn,
+    bytes::Reader,
+    coded::{self, Coded},
+    dictionary::Ranks,
     half::{from_half, to_half},
     header::Header,
-    model::{Counter, INFINITE, Sink, Writer, get_tables, number, put_tables, rank_context},
-    rans::{Decoder, Slots},
+    model::{INFINITE, Sink, number, rank_context},
+    rans::Decoder,
     values::{COMPACT_STEPS, NAT, Normaliser, SILENT, compact_value},
 };
 
@@ -28,67 +27,43 @@ const CONTEXTS: usize = 18;
 const GROUPS: [usize; 4] = [8, 32, 128, usize::MAX];
 const STREAMS: usize = 1 + GROUPS.len();
 
-fn walk(column: &TopColumn, ranks: &Ranks, row: usize, sink: &mut impl Sink) {
-    for t in column.layout.row(row) {
-        let range = column.layout.list(t);
-        sink.number(0, LENGTH, range.len() as u32);
-        let [low, high] = to_half(column.tails[t].min(0.0)).to_le_bytes();
-        sink.symbol(0, TAIL, high);
-        sink.raw(0, u32::from(low), 8);
-        let mut before = 0;
-        let mut group = 0;
-        for (rank, at) in range.enumerate() {
-            match compact_value(column.logprobs[at]) {
-                Some(value) => {
-                    sink.number(0, VALUE + rank_context(rank), value - before);
-                    before = value;
+impl Coded<CONTEXTS, STREAMS> for TopColumn {
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn ids(&self) -> &[i32] {
+        &self.ids
+    }
+
+    fn walk(&self, ranks: &Ranks, row: usize, sink: &mut impl Sink) {
+        for t in self.layout.row(row) {
+            let range = self.layout.list(t);
+            sink.number(0, LENGTH, range.len() as u32);
+            let [low, high] = to_half(self.tails[t].min(0.0)).to_le_bytes();
+            sink.symbol(0, TAIL, high);
+            sink.raw(0, u32::from(low), 8);
+            let mut before = 0;
+            let mut group = 0;
+            for (rank, at) in range.enumerate() {
+                match compact_value(self.logprobs[at]) {
+                    Some(value) => {
+                        sink.number(0, VALUE + rank_context(rank), value - before);
+                        before = value;
+                    }
+                    None => sink.symbol(0, VALUE + rank_context(rank), INFINITE),
                 }
-                None => sink.symbol(0, VALUE + rank_context(rank), INFINITE),
+                group += usize::from(rank == GROUPS[group]);
+                ranks.put(sink, 1 + group, ID + rank_context(rank), self.ids[at]);
             }
-            group += usize::from(rank == GROUPS[group]);
-            ranks.put(sink, 1 + group, ID + rank_context(rank), column.ids[at]);
         }
     }
 }
 
-/// The tables, and each row.
-pub(crate) fn encode(column: &TopColumn, header: &Header) -> (Vec<u8>, Vec<Vec<u8>>) {
-    let (ranks, mut tables) = Ranks::of(&column.ids, header.vocabulary);
-    let mut counter = Counter::<CONTEXTS>::new();
-    (0..column.layout.rows()).for_each(|row| walk(column, &ranks, row, &mut counter));
-    let counted = counter.tables();
-    put_tables(&mut tables, &counted);
-    let shares = counted.each_ref().map(|table| table.shares());
-    let rows = (0..column.layout.rows()).map(|row| {
-        let mut writer = Writer::<STREAMS>::new(&shares);
-        walk(column, &ranks, row, &mut writer);
-        let positions = column.layout.row(row);
-        let entries = positions.clone().map(|t| column.layout.list(t).len()).sum::<usize>();
-        let mut out = Vec::new();
-        put_varint(&mut out, positions.len() as u32);
-        put_varint(&mut out, entries as u32);
-        writer.finish().iter().for_each(|stream| put_slice(&mut out, stream));
-        expansion::pad(&mut out, COUNTS, positions.len().max(entries));
-        out
-    });
-    let rows = rows.collect();
-    (tables, rows)
-}
-
 /// What all rows are decoded by.
-#[derive(Clone, Debug)]
-pub(crate) struct Tables {
-    dictionary: Dictionary,
-    slots: [Box<Slots>; CONTEXTS],
-}
+pub(crate) type Tables = coded::Tables<CONTEXTS>;
 
 impl Tables {
-    pub fn get(mut reader: Reader<'_>, vocabulary: u32) -> Result<Self, DecodeError> {
-        let tables = Self { dictionary: Dictionary::get(&mut reader, vocabulary)?, slots: get_tables(&mut reader)? };
-        reader.end()?;
-        Ok(tables)
-    }
-
     /// Appends a row to `out`, of each list the first `keep` entries.
     pub fn decode_row(
         &self,
@@ -97,9 +72,7 @@ impl Tables {
         keep: usize,
         out: &mut TopColumn,
     ) -> Result<(), DecodeError> {
-        let (positions, entries) = (section.varint()?, section.varint()?);
-        expansion::check(&section, "positions", positions)?;
-        expansion::check(&section, "entries", entries)?;
+        let (positions, entries) = coded::counts(&mut section)?;
         let values = section.slice()?;
         let groups = [section.slice()?, section.slice()?, section.slice()?, section.slice()?];
         section.end()?;

@@ -1,14 +1,15 @@
 //! Draws at the two levels by row. Their log-probabilities are importance weights and stay exact, so what is saved is ids and counts.
 
 use crate::{
-    DecodeError, DrawColumn,
-    bytes::{Reader, get_bits, packed_size, put_bits, put_slice, put_varint, width},
-    dictionary::{Dictionary, Ranks},
+    DecodeError, DrawColumn, Layout,
+    bytes::{Reader, get_bits, packed_size, put_bits, width},
+    coded::{self, Coded},
+    dictionary::Ranks,
     expansion,
     fast::{COUNTS, Lengths, get_lengths, put_lengths},
     header::Header,
-    model::{Counter, Sink, Writer, get_tables, number, put_tables},
-    rans::{Decoder, Slots},
+    model::{Sink, number},
+    rans::Decoder,
 };
 
 /// Counts of more bits than this are stored in 32.
@@ -78,69 +79,42 @@ const HIGH: usize = 2;
 const ID: usize = 3;
 const CONTEXTS: usize = 5;
 
-fn walk(column: &DrawColumn, ranks: &Ranks, row: usize, sink: &mut impl Sink) {
-    for t in column.layout.row(row) {
-        let range = column.layout.list(t);
-        sink.number(0, LENGTH, range.len() as u32);
-        for (i, at) in range.enumerate() {
-            ranks.put(sink, 0, ID + i.min(1), column.ids[at]);
-            sink.number(0, COUNT, column.counts[at] as u32 - 1);
-            let bits = column.logprobs[at].to_bits();
-            sink.symbol(0, HIGH, (bits >> 24) as u8);
-            sink.raw(0, bits & 0xfff, 12);
-            sink.raw(0, bits >> 12 & 0xfff, 12);
+impl Coded<CONTEXTS, 1> for DrawColumn {
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn ids(&self) -> &[i32] {
+        &self.ids
+    }
+
+    fn walk(&self, ranks: &Ranks, row: usize, sink: &mut impl Sink) {
+        for t in self.layout.row(row) {
+            let range = self.layout.list(t);
+            sink.number(0, LENGTH, range.len() as u32);
+            for (i, at) in range.enumerate() {
+                ranks.put(sink, 0, ID + i.min(1), self.ids[at]);
+                sink.number(0, COUNT, self.counts[at] as u32 - 1);
+                let bits = self.logprobs[at].to_bits();
+                sink.symbol(0, HIGH, (bits >> 24) as u8);
+                sink.raw(0, bits & 0xfff, 12);
+                sink.raw(0, bits >> 12 & 0xfff, 12);
+            }
         }
     }
 }
 
-/// The tables, and each row.
-pub(crate) fn encode_compact(column: &DrawColumn, header: &Header) -> (Vec<u8>, Vec<Vec<u8>>) {
-    let (ranks, mut tables) = Ranks::of(&column.ids, header.vocabulary);
-    let mut counter = Counter::<CONTEXTS>::new();
-    (0..column.layout.rows()).for_each(|row| walk(column, &ranks, row, &mut counter));
-    let counted = counter.tables();
-    put_tables(&mut tables, &counted);
-    let shares = counted.each_ref().map(|table| table.shares());
-    let rows = (0..column.layout.rows()).map(|row| {
-        let mut writer = Writer::<1>::new(&shares);
-        walk(column, &ranks, row, &mut writer);
-        let positions = column.layout.row(row);
-        let entries = positions.clone().map(|t| column.layout.list(t).len()).sum::<usize>();
-        let mut out = Vec::new();
-        put_varint(&mut out, positions.len() as u32);
-        put_varint(&mut out, entries as u32);
-        let [stream] = writer.finish();
-        put_slice(&mut out, &stream);
-        expansion::pad(&mut out, COUNTS, positions.len().max(entries));
-        out
-    });
-    let rows = rows.collect();
-    (tables, rows)
-}
-
 /// What all rows are decoded by.
-#[derive(Clone, Debug)]
-pub(crate) struct Tables {
-    dictionary: Dictionary,
-    slots: [Box<Slots>; CONTEXTS],
-}
+pub(crate) type Tables = coded::Tables<CONTEXTS>;
 
 impl Tables {
-    pub fn get(mut reader: Reader<'_>, vocabulary: u32) -> Result<Self, DecodeError> {
-        let tables = Self { dictionary: Dictionary::get(&mut reader, vocabulary)?, slots: get_tables(&mut reader)? };
-        reader.end()?;
-        Ok(tables)
-    }
-
     pub fn decode_row(
         &self,
         mut section: Reader<'_>,
         header: &Header,
         out: &mut DrawColumn,
     ) -> Result<(), DecodeError> {
-        let (positions, entries) = (section.varint()?, section.varint()?);
-        expansion::check(&section, "positions", positions)?;
-        expansion::check(&section, "entries", entries)?;
+        let (positions, entries) = coded::counts(&mut section)?;
         let stream = section.slice()?;
         section.end()?;
         let mut decoder = Decoder::new(stream.rest());

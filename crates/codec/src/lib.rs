@@ -27,6 +27,7 @@
 
 mod budget;
 mod bytes;
+mod coded;
 mod column;
 mod compact;
 mod crc;

@@ -1,7 +1,7 @@
 //! Packing a column, and taking it out again: whole, row by row, or as much of it as is wanted.
 
 use crate::{
-    DecodeError, DrawColumn, EncodeError, Header, Level, TopColumn, budget, compact, draws, fast,
+    DecodeError, DrawColumn, EncodeError, Header, Level, TopColumn, budget, coded, compact, draws, fast,
     header::{Kind, Parts, describe},
     lossless, values,
 };
@@ -24,7 +24,7 @@ pub fn encode_top(column: &TopColumn, level: Level, vocabulary: u32) -> Result<V
         Level::Fast => {
             (Vec::new(), (0..column.layout.rows()).map(|row| fast::encode_row(column, row, &header)).collect())
         }
-        Level::Compact => compact::encode(column, &header),
+        Level::Compact => coded::encode(column, &header),
     };
     Ok(header.assemble(Kind::Top, &tables, &sections))
 }
@@ -41,7 +41,7 @@ pub fn encode_draws(column: &DrawColumn, level: Level, vocabulary: u32) -> Resul
         Level::Fast => {
             (Vec::new(), (0..column.layout.rows()).map(|row| draws::encode_fast(column, row, &header)).collect())
         }
-        Level::Compact => draws::encode_compact(column, &header),
+        Level::Compact => coded::encode(column, &header),
     };
     Ok(header.assemble(Kind::Draws, &tables, &sections))
 }

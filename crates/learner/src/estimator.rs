@@ -21,6 +21,8 @@ mod reverse_kl_hybrid;
 mod reverse_kl_mc;
 mod reverse_kl_top_k;
 mod skewed_kl;
+#[cfg(test)]
+mod thinned_tests;
 mod top_k_ppo;
 
 pub use correction::Correction;
@@ -41,6 +43,7 @@ pub use skewed_kl::SkewedKl;
 pub use top_k_ppo::TopKPpo;
 
 use crate::{LearnError, Result};
+use record::Budget;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -284,6 +287,24 @@ pub struct Needs {
     pub all_draws: bool,
     /// Whether the teacher itself must be beside the learner.
     pub teacher: bool,
+    /// Whether it reads the sampler's log-probabilities over its top-k as they were, not rounded.
+    pub exact_sampler_top_k: bool,
+}
+
+impl Needs {
+    /// How much of each position is read for an estimator with these needs. With `reports`, what it does without is read whole where
+    /// reverse and forward KL can be reported from it: the sampler's draws and the teacher's top-k.
+    pub fn budget(&self, reports: bool) -> Budget {
+        let of = |entries: usize| Some(u32::try_from(entries).unwrap_or(u32::MAX));
+        let or_report = |entries: usize, reports: bool| of(entries).filter(|_| entries > 0 || !reports);
+        Budget {
+            // With the teacher beside the learner, reverse KL is reported without draws.
+            draws: or_report(self.draws, reports && !self.teacher),
+            teacher_draws: of(self.teacher_draws),
+            teacher_top_k: or_report(self.teacher_top_k, reports),
+            sampler_top_k: of(self.sampler_top_k),
+        }
+    }
 }
 
 impl EstimatorConfig {
@@ -360,6 +381,18 @@ mod tests {
         assert_eq!(forward.estimator().support(), Support::TeacherTopK { k: 64 });
         let back = serde_json::to_string(&forward).unwrap();
         assert_eq!(read(&back).unwrap(), forward);
+    }
+
+    #[test]
+    fn no_more_is_read_than_an_estimator_needs_and_what_reports_are_made_of() {
+        let forward = read(r#"{"name": "forward_kl", "top_k": 16}"#).unwrap().needs();
+        let only = Budget { draws: Some(0), teacher_draws: Some(0), teacher_top_k: Some(16), sampler_top_k: Some(0) };
+        assert_eq!(forward.budget(false), only);
+        assert_eq!(forward.budget(true), Budget { draws: None, ..only });
+        let hybrid = read(r#"{"name": "reverse_kl_hybrid", "top_k": 8, "draws": 4}"#).unwrap().needs();
+        let all = Budget { draws: Some(4), teacher_draws: Some(0), teacher_top_k: None, sampler_top_k: Some(8) };
+        assert_eq!(hybrid.budget(true), all);
+        assert_eq!(hybrid.budget(false), Budget { teacher_top_k: Some(0), ..all });
     }
 
     #[test]

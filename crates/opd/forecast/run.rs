@@ -223,6 +223,7 @@ impl Run<'_> {
                     policy_version: version,
                     teacher_id: simulation::teacher(0),
                     object: object(),
+                    codec: None,
                     tokens: 1,
                     claims: Claims::default(),
                 };
@@ -230,7 +231,14 @@ impl Run<'_> {
             }
             Work::Score { batch } => {
                 let (score_set, packing) = (SET.into(), None);
-                let scores = ScoreCommit { batch, score_set, object: object(), packing, claims: Claims::default() };
+                let scores = ScoreCommit {
+                    batch,
+                    score_set,
+                    parent: None,
+                    object: object(),
+                    packing,
+                    claims: Claims::default(),
+                };
                 self.append(worker, events::scores(&self.now, &scores, serves, NOBODY, false))
             }
             Work::Step { rows } => {

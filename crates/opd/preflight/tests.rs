@@ -32,6 +32,7 @@ fn an_estimator_that_reads_what_nobody_stores() {
     let of_teacher = r#", head = "teacher_top_k""#;
     let mc = |name: &str, more: &str| format!(r#"{{ name = "{name}", draws = 2{more} }}"#);
     let (tail, of_exact) = ("rollout.draws_kept=tail", r#"{ name = "exact", divergence = "jsd" }"#);
+    let ppo = r#"{ name = "top_k_ppo", top_k = 4 }"#;
     for (estimator, sets, says) in [
         (hybrid(8, 4, ""), &[][..], &["reads 8", "rollout.top_k_max stores 4", "rollout.top_k_max = 8"][..]),
         (hybrid(9, 4, of_teacher), &[], &["reads 9", "score.top_k_max stores 8"]),
@@ -44,6 +45,11 @@ fn an_estimator_that_reads_what_nobody_stores() {
         (hybrid(4, 4, of_teacher), &[tail], &["reads all draws", "the student's top-k for its head"]),
         (hybrid(4, 4, ""), &[tail, "rollout.top_k_max=0"], &["rollout.top_k_max stores 0"]),
         (mc("forward_kl_mc", r#", from = "teacher""#), &[], &["reads 2", "score.draws stores 0", "score.draws = 2"]),
+        (
+            ppo.into(),
+            &["rollout.codec=fast"],
+            &["`top_k_ppo`", "`sampler_top_logprobs`", "rollout.codec is `fast`", "\"lossless\""],
+        ),
         (of_exact.into(), &[tail, "rollout.top_k_max=0"], &["rollout.draws_kept is `tail`", "rollout.top_k_max 0"]),
         (of_exact.into(), &["teachers.math.model=x"], &["the teacher beside the learner; the pipeline has 2"]),
         (of_exact.into(), &["rollout.top_k_floor=1"], &["rollout.top_k_floor is 1", "below 1"]),

@@ -38,10 +38,11 @@ type Line = (u64, u64, BTreeMap<String, Ratio>);
 ///
 /// # Errors
 /// As a replay finds; steps that are not recorded, or before which no weights are kept.
-pub(super) async fn run(args: &ReplayArgs, pipeline: &Pipeline) -> Result<()> {
+pub(super) async fn run(args: &ReplayArgs, mut pipeline: Pipeline) -> Result<()> {
     let wanted = args.steps.as_deref().map(parse).transpose()?;
+    let parent = ParentRun::open(&args.from, args.at, &mut pipeline).await?;
+    let pipeline = &pipeline;
     preflight::check_settings(pipeline)?;
-    let parent = ParentRun::open(&args.from, args.at, pipeline).await?;
     let asked = Asked { order: args.order.into(), condition: args.condition.as_deref() };
     let script = parent.script(pipeline, &asked).await?;
     // Which weights are kept is a question to the newest state, whatever the rows are seen at.
@@ -69,7 +70,7 @@ pub(super) async fn run(args: &ReplayArgs, pipeline: &Pipeline) -> Result<()> {
             );
         };
         let rows: Vec<BatchRows> = replayed.iter().map(|replayed| replayed.of.clone()).collect();
-        let portions = read(&parent.store, &origin, rows.iter(), *step).await?;
+        let portions = read(&parent.store, &origin, rows.iter(), *step, settings.read).await?;
         let (settings, held) = (settings.clone(), teacher.take());
         let (report, network, held) = off_thread(move || evaluate(network, held, &settings, version, &portions))
             .await

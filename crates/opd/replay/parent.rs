@@ -4,12 +4,12 @@ use super::script::{Chosen, Cut, Recording, Script};
 use crate::{
     config::Pipeline,
     error::{CommandError, Result},
-    identity, score_set,
+    score_set,
     teachers::listed,
 };
 use arrow::{array::AsArray, datatypes::Int64Type};
 use futures::{StreamExt, TryStreamExt};
-use record::{Commit, Event, ReplayOrder, Run};
+use record::{Codec, Commit, Event, ReplayOrder, Run, ScoreSet};
 use std::collections::BTreeMap;
 use store::{Store, StoreError, StoreOptions};
 
@@ -28,6 +28,19 @@ pub(super) struct ParentRun {
     pub commits: Vec<Commit>,
 }
 
+/// Takes over what rollouts and scores were made with: a replay makes none.
+fn take_over(pipeline: &mut Pipeline, set: &ScoreSet) {
+    let (rollout, score) = (&mut pipeline.rollout, &mut pipeline.score);
+    (rollout.draws, rollout.draws_kept) = (set.draws, set.draws_kept);
+    if let Some(kept) = set.sampler_top_k {
+        (rollout.top_k_mass, rollout.top_k_max, rollout.top_k_floor) = (kept.mass, kept.max, kept.floor);
+    }
+    (score.top_k_mass, score.top_k_max, score.top_k_floor) = (set.top_k_mass, set.top_k_max, set.top_k_floor);
+    score.draws = set.teacher_draws;
+    // One that this program does not know is found out when it is read.
+    score.codec = Codec::of_name(&set.codec).unwrap_or(score.codec);
+}
+
 /// Which rows, in which order.
 pub(super) struct Asked<'a> {
     pub order: ReplayOrder,
@@ -35,12 +48,12 @@ pub(super) struct Asked<'a> {
 }
 
 impl ParentRun {
-    /// Reads the log of the run in `url`.
+    /// Reads the log of the run in `url`. What rollouts and scores hold is as the run has it, whatever the pipeline says.
     ///
     /// # Errors
-    /// No run, one of a newer program, one that is itself a replay; a score set that it does not have or that differs from the
-    /// pipeline's, or without what the estimator reads.
-    pub async fn open(url: &str, at: Option<u64>, pipeline: &Pipeline) -> Result<Self> {
+    /// No run, one of a newer program, one that is itself a replay; a score set that it does not have, or without what the estimator
+    /// reads.
+    pub async fn open(url: &str, at: Option<u64>, pipeline: &mut Pipeline) -> Result<Self> {
         let options = StoreOptions { prefetch: pipeline.store.prefetch, ..StoreOptions::default() };
         let opened = async {
             let store = Store::open(url, options).await?;
@@ -57,22 +70,25 @@ impl ParentRun {
         Ok(parent)
     }
 
-    fn check(&self, url: &str, pipeline: &Pipeline) -> Result<()> {
+    fn check(&self, url: &str, pipeline: &mut Pipeline) -> Result<()> {
         if let Some(parent) = &self.run.parent {
             let what = format!("--from: the run in `{url}` is itself a replay and holds no rows");
             return Err(CommandError::new(what).hint(format!("replay its parent: --from {}", parent.url)));
         }
+        let beside = self.commits.iter().filter_map(|commit| match &commit.event {
+            Event::ScoreSet(set) => Some((&set.score_set, &set.holds)),
+            _ => None,
+        });
+        let sets: BTreeMap<&String, &ScoreSet> = self.run.score_sets.iter().chain(beside).collect();
         let (name, estimator) = (&pipeline.score.set, &pipeline.learn.estimator);
-        let Some(set) = self.run.score_sets.get(name) else {
-            let known = listed(self.run.score_sets.keys().map(String::as_str));
+        let Some(set) = sets.get(name) else {
+            let known = listed(sets.keys().map(|name| name.as_str()));
             let what = format!("--from: `{url}` has no score set `{name}`");
             return Err(CommandError::new(what).hint(format!("it has {known}: set score.set")));
         };
         score_set::check(url, name, set, estimator)?;
-        // Said of the parent, so with its address.
-        let mut of_parent = pipeline.clone();
-        of_parent.store.url = url.into();
-        identity::check_score_set(&self.run, &of_parent)
+        take_over(pipeline, set);
+        Ok(())
     }
 
     /// The rows of each step.

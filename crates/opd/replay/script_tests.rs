@@ -33,12 +33,14 @@ fn log(sizes: &[u32], steps: &[Vec<BatchRows>]) -> Vec<Commit> {
             policy_version: PolicyVersion(unit as u64 / 2),
             teacher_id: "t".into(),
             object: object(&batch),
+            codec: None,
             tokens: 1,
             claims: Claims::default(),
         }));
         events.push(Event::Scores(ScoreCommit {
             batch: batch.clone(),
             score_set: "main".into(),
+            parent: None,
             object: object(&format!("scores of {batch}")),
             packing: None,
             claims: Claims::default(),

@@ -11,8 +11,12 @@ use crate::{
 use futures::{Stream, StreamExt};
 use learner::{EstimatorConfig, Learner, StepReport, TrainRow};
 use model::{Tokenizer, chance};
-use record::{Event, PolicyVersion, Run, ScoredBatch, ScoredRollout};
-use std::{collections::VecDeque, path::Path, sync::Arc};
+use record::{Event, PolicyVersion, Run, ScoreSet, ScoredBatch, ScoredRollout};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    path::Path,
+    sync::Arc,
+};
 use store::{BatchError, Scored, SelectedBatch, Store, StoreOptions, Versions};
 use tokio::runtime::Handle;
 
@@ -58,13 +62,17 @@ impl RecordedRows {
         })?;
         // The store has read commit 0 as the identity of a run, or there would be no history.
         if let Some(Event::Run(run)) = commits.first().map(|commit| &commit.event) {
-            check(run, section, estimator, tokenizer, &config.model)?;
+            check(run, &recorded::score_sets(&commits), section, estimator, tokenizer, &config.model)?;
         }
         let versions = match section.versions {
             Some([first, last]) => Versions::Between(PolicyVersion(first), PolicyVersion(last)),
             None => Versions::All,
         };
         let found = recorded::scored(&commits, &section.set, &versions);
+        for recorded in &found {
+            let what = format!("the codec of batch `{}` in `{}`", recorded.selected.batch, section.store);
+            score_set::check_sampler(&what, recorded.codec.unwrap_or_default(), estimator)?;
+        }
         let batches: Vec<SelectedBatch> = found.into_iter().map(|recorded| recorded.selected).collect();
         if batches.is_empty() {
             let of = section.versions.map_or(String::new(), |[first, last]| format!(" of policies {first} to {last}"));
@@ -149,7 +157,8 @@ impl RecordedRows {
         let batches = order.into_iter().map(|place| self.batches[place as usize].clone()).collect();
         // What reads ahead are tasks of the runtime.
         let _runtime = self.runtime.enter();
-        Box::new(self.store.stream(batches, None))
+        let read = self.estimator.needs().budget(true);
+        Box::new(self.store.stream_within(batches, None, read))
     }
 
     fn check_rows(&self, read: &Scored) -> Result<()> {
@@ -168,6 +177,7 @@ impl RecordedRows {
 /// That the run's tokens are the model's, and that the score set holds what the estimator reads.
 fn check(
     run: &Run,
+    score_sets: &BTreeMap<&str, &ScoreSet>,
     section: &ScoresSection,
     estimator: &EstimatorConfig,
     tokenizer: &Tokenizer,
@@ -183,8 +193,8 @@ fn check(
         );
         return Err(CommandError::new(what).hint("tokens are recorded as ids: both need one token map"));
     }
-    let Some(set) = run.score_sets.get(name) else {
-        let known = listed(run.score_sets.keys().map(String::as_str));
+    let Some(set) = score_sets.get(name.as_str()) else {
+        let known = listed(score_sets.keys().copied());
         return Err(CommandError::new(format!("`{store}` has no score set `{name}`")).hint(format!("it has {known}")));
     };
     if estimator.needs().teacher {

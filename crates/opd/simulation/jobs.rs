@@ -118,8 +118,16 @@ async fn rollout(mut job: Working) -> Result<()> {
                     job.follower.refresh().await?;
                     let lapsed = job.lapsed();
                     let claims = Claims::default();
-                    let batch =
-                        RolloutCommit { batch, of, policy_version: policy, teacher_id, object, tokens: 1, claims };
+                    let batch = RolloutCommit {
+                        batch,
+                        of,
+                        policy_version: policy,
+                        teacher_id,
+                        object,
+                        codec: None,
+                        tokens: 1,
+                        claims,
+                    };
                     let is_lapsed = |worker: &str| lapsed.contains(worker);
                     job.append(|now| events::rollouts(now, &batch, pace, &is_lapsed, i == last)).await?;
                 }
@@ -159,7 +167,14 @@ async fn deliver_scores(job: &mut Working, id: BatchId, serves: &Serves) -> Resu
     let object = job.at.store.put(Key::scores(SET, &id), scores.concat()).await?;
     job.follower.refresh().await?;
     let lapsed = job.lapsed();
-    let scores = ScoreCommit { batch: id, score_set: SET.into(), object, packing: None, claims: Claims::default() };
+    let scores = ScoreCommit {
+        batch: id,
+        score_set: SET.into(),
+        parent: None,
+        object,
+        packing: None,
+        claims: Claims::default(),
+    };
     job.append(|now| events::scores(now, &scores, serves, &|worker| lapsed.contains(worker), true)).await?;
     Ok(())
 }

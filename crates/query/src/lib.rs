@@ -5,11 +5,12 @@
 //! - [`write()`] and [`render()`] put an answer into a [`Format`];
 //! - [`QueryError`] says what to do where there is no answer.
 //!
-//! `commits`, `work`, `objects`, `steps`, `metrics`, `consumed`, `dropped`, `policies`, `evals` and `eval_metrics` are made
-//! of the log alone. `rollouts`, `scores`, `scored`, `step_records` and `tokens` lie in objects, which are opened one after
+//! `commits`, `work`, `objects`, `steps`, `metrics`, `consumed`, `dropped`, `policies`, `evals`, `eval_metrics` and
+//! `score_sets` are made of the log alone. `rollouts`, `scores`, `scored`, `step_records` and `tokens` lie in objects, which are opened one after
 //! another while the query runs: a filter on `policy_version`, `batch`, `unit`, `score_set`, `teacher_id`, `step` or
 //! `staleness` decides by the log which ones are, and a question that the log can answer opens none. The views
-//! `throughput`, `staleness` and `budgets` are SQL over them; `show tables` says of each what it holds.
+//! `throughput`, `staleness` and `budgets` are SQL over them; `show tables` says of each what it holds. `scored_in('SET')` and
+//! `tokens_in('SET')` are those tables of another score set.
 //!
 //! One invariant: nothing here changes a store, and memory does not grow with it, but for the log itself.
 //!
@@ -31,6 +32,7 @@ mod describe;
 mod error;
 mod functions;
 mod hint;
+mod in_score_set;
 mod log;
 mod log_scan;
 mod object_scan;

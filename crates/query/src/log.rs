@@ -1,8 +1,11 @@
 //! The log with what its tables look up: which commit delivered a batch, what was retired, which evaluations count.
 
 use crate::QueryError;
-use record::{BatchId, BatchRows, Commit, Event, PolicyVersion, RolloutCommit, Run, StepCommit};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use record::{
+    BatchId, BatchRows, Commit, Event, PolicyVersion, RolloutCommit, Run, ScoreCommit, ScoreSet, ScoreSetCommit,
+    StepCommit,
+};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// A prefix of a log.
 ///
@@ -14,11 +17,15 @@ pub(crate) struct Log {
     commits: Vec<Commit>,
     /// The parent's deliveries and scores of the batches that steps of this run replayed.
     borrowed: Vec<Commit>,
-    /// Places in `commits`, and behind them in `borrowed`.
+    /// Places, as those of `scorings`, in `commits` and behind them in `borrowed`.
     delivered: HashMap<BatchId, usize>,
     retired: BTreeSet<PolicyVersion>,
     retired_moments: BTreeSet<PolicyVersion>,
     counted_evals: HashSet<u64>,
+    /// Those beside the run's own, by name.
+    score_sets: BTreeMap<String, ScoreSetCommit>,
+    /// Places of the scores that count.
+    scorings: Vec<usize>,
 }
 
 impl Log {
@@ -37,8 +44,10 @@ impl Log {
             retired: BTreeSet::new(),
             retired_moments: BTreeSet::new(),
             counted_evals: HashSet::new(),
+            score_sets: BTreeMap::new(),
+            scorings: Vec::new(),
         };
-        let mut evaluated = HashSet::new();
+        let (mut evaluated, mut scored) = (HashSet::new(), HashSet::new());
         for (i, commit) in commits.iter().enumerate() {
             match &commit.event {
                 Event::Rollouts(rollouts) => {
@@ -48,6 +57,10 @@ impl Log {
                     log.retired.extend(&retired.policies);
                     log.retired_moments.extend(&retired.moments);
                 }
+                Event::ScoreSet(set) => {
+                    log.score_sets.insert(set.score_set.clone(), set.clone());
+                }
+                Event::Scores(of) if scored.insert((of.score_set.as_str(), of.batch.as_str())) => log.scorings.push(i),
                 Event::Eval(eval) if evaluated.insert((eval.eval_set.as_str(), eval.policy_version)) => {
                     log.counted_evals.insert(commit.seq);
                 }
@@ -71,12 +84,26 @@ impl Log {
             _ => false,
         };
         self.borrowed = parent.into_iter().filter(is_replayed).collect();
+        let mut scored = HashSet::new();
         for (i, commit) in self.borrowed.iter().enumerate() {
-            if let Event::Rollouts(rollouts) = &commit.event {
-                self.delivered.insert(rollouts.batch.clone(), self.commits.len() + i);
+            let place = self.commits.len() + i;
+            match &commit.event {
+                Event::Rollouts(rollouts) => drop(self.delivered.insert(rollouts.batch.clone(), place)),
+                Event::Scores(of) if scored.insert((of.score_set.as_str(), of.batch.as_str())) => {
+                    self.scorings.push(place);
+                }
+                _ => {}
             }
         }
         self
+    }
+
+    /// The commit at a place, and whether it is the parent's.
+    fn at(&self, place: usize) -> (&Commit, bool) {
+        match self.commits.get(place) {
+            Some(commit) => (commit, false),
+            None => (&self.borrowed[place - self.commits.len()], true),
+        }
     }
 
     /// The commits that deliver or score batches, the parent's first; with each whether it is the parent's.
@@ -91,9 +118,7 @@ impl Log {
 
     /// The commit that delivered `batch`, one that some commit of this log names.
     pub fn delivered(&self, batch: &str) -> &RolloutCommit {
-        let place = self.delivered[batch];
-        let commit = self.commits.get(place).unwrap_or_else(|| &self.borrowed[place - self.commits.len()]);
-        match &commit.event {
+        match &self.at(self.delivered[batch]).0.event {
             Event::Rollouts(rollouts) => rollouts,
             _ => unreachable!("`delivered` holds the places of rollout commits"),
         }
@@ -117,6 +142,27 @@ impl Log {
     /// Whether the evaluation of commit `seq` is the first of its eval set and version.
     pub fn counts(&self, seq: u64) -> bool {
         self.counted_evals.contains(&seq)
+    }
+
+    /// What a score set holds, of the run's own or beside them.
+    pub fn holds(&self, score_set: &str) -> Option<&ScoreSet> {
+        self.run.score_sets.get(score_set).or_else(|| Some(&self.score_sets.get(score_set)?.holds))
+    }
+
+    /// Every score set with what it holds and the one it was made from, the run's own first.
+    pub fn score_sets(&self) -> impl Iterator<Item = (&str, &ScoreSet, Option<&str>)> {
+        let own = self.run.score_sets.iter().map(|(name, holds)| (name.as_str(), holds, None));
+        own.chain(self.score_sets.values().map(|set| (set.score_set.as_str(), &set.holds, set.parent.as_deref())))
+    }
+
+    /// Every scored batch of every score set, in the order of the log, with its rollouts; and whether both lie in the parent's store.
+    pub fn scorings(&self) -> impl Iterator<Item = (&ScoreCommit, &RolloutCommit, bool)> {
+        self.scorings.iter().filter_map(|place| match self.at(*place) {
+            (Commit { event: Event::Scores(scores), .. }, borrowed) => {
+                Some((scores, self.delivered(&scores.batch), borrowed))
+            }
+            _ => None,
+        })
     }
 
     /// The run's default score set: that of the newest step, and before there is one the first by name.

@@ -8,7 +8,7 @@ use crate::{
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
 use record::{
-    Event, ObjectRef, RolloutCommit, ScoreCommit,
+    Event, ObjectRef, RolloutCommit,
     schema::{COMMENT, ROLLOUTS, SCORES, STEPS},
 };
 use std::sync::Arc;
@@ -78,7 +78,7 @@ impl Part {
 
 /// Every table of objects.
 pub(crate) fn object_tables(log: &Log) -> [ObjectTable; 5] {
-    [rollouts(log), scores(log), scored(log), step_records(log), tokens(log)]
+    [rollouts(log), scores(log), scored(log, log.score_set()), step_records(log), tokens(log, log.score_set())]
 }
 
 fn batch_field() -> Field {
@@ -129,7 +129,7 @@ fn scores(log: &Log) -> ObjectTable {
     let version_text = "The policy version that sampled the rollout.";
     let version_field = field("policy_version", DataType::Int64, version_text);
     columns.extend([score_set_field(), version_field, batch_field(), row_field()]);
-    let parts = scorings(log).map(|(scores, of, borrowed)| Part {
+    let parts = log.scorings().map(|(scores, of, borrowed)| Part {
         known: vec![text(&of.batch), text(&scores.score_set), version(of)],
         rows: of.of.rows.len() as usize,
         batch: Some(of.batch.clone()),
@@ -139,20 +139,22 @@ fn scores(log: &Log) -> ObjectTable {
     table("scores", doc(&SCORES), columns, &["batch", "score_set", "policy_version"], parts.collect())
 }
 
-fn scored(log: &Log) -> ObjectTable {
+/// The table over the score set `set`.
+pub(crate) fn scored(log: &Log, set: Option<&str>) -> ObjectTable {
     let mut columns = fields(&ROLLOUTS);
     // Equal in both, or, for `teacher_id`, the teacher that was asked for.
     columns.extend(fields(&SCORES).into_iter().filter(|field| ROLLOUTS.field_with_name(field.name()).is_err()));
     columns.extend([score_set_field(), batch_field(), row_field()]);
-    let default = scorings(log).filter(|(scores, ..)| Some(scores.score_set.as_str()) == log.score_set());
-    let parts = default.map(|(scores, of, borrowed)| Part {
+    let of_set = log.scorings().filter(|(scores, ..)| Some(scores.score_set.as_str()) == set);
+    let parts = of_set.map(|(scores, of, borrowed)| Part {
         known: vec![text(&of.batch), text(&scores.score_set), version(of), int(of.of.unit), text(&of.teacher_id)],
         rows: of.of.rows.len() as usize,
         batch: Some(of.batch.clone()),
         borrowed,
         source: Source::Scored { rollouts: of.object.clone(), scores: scores.object.clone() },
     });
-    let comment = "One row is one rollout with its scores in the run's default score set.";
+    let comment =
+        "One row is one rollout with its scores in the run's default score set; scored_in('SET') has another's.";
     let known = ["batch", "score_set", "policy_version", "unit", "teacher_id"];
     table("scored", comment, columns, &known, parts.collect())
 }
@@ -166,14 +168,6 @@ fn step_records(log: &Log) -> ObjectTable {
         source: Source::StepRecord(step.record.clone()),
     });
     table("step_records", doc(&STEPS), fields(&STEPS), &["step"], parts.collect())
-}
-
-/// Scored batches; with each whether it lies in the parent's store.
-pub(crate) fn scorings(log: &Log) -> impl Iterator<Item = (&ScoreCommit, &RolloutCommit, bool)> {
-    log.batches().filter_map(|(commit, borrowed)| match &commit.event {
-        Event::Scores(scores) => Some((scores, log.delivered(&scores.batch), borrowed)),
-        _ => None,
-    })
 }
 
 pub(crate) fn text(value: &str) -> ScalarValue {

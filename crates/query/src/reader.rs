@@ -9,6 +9,7 @@ use arrow::{
     array::{ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, StringArray},
     datatypes::{Field, SchemaRef},
 };
+use record::Budget;
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
@@ -35,7 +36,8 @@ impl Opener {
         let mut columns = told.collect::<Result<Vec<_>>>()?;
         if columns.iter().any(Option::is_none) {
             self.count();
-            let halves = self.open(&part.source, part.borrowed).await?;
+            let wanted = |column: &str| schema.column_with_name(column).is_some();
+            let halves = self.open(&part.source, part.borrowed, wanted).await?;
             if let Some(half) = halves.iter().find(|half| half.num_rows() != part.rows) {
                 return Err(unfit(&part, format!("{} rows", part.rows), half.num_rows().to_string()));
             }
@@ -55,20 +57,46 @@ impl Opener {
         self.opened.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The rows of `source`, in the parent's store if it is borrowed: one batch, or two whose rows lie side by side.
-    pub async fn open(&self, source: &Source, borrowed: bool) -> Result<Vec<RecordBatch>> {
+    /// The rows of `source`, in the parent's store if it is borrowed: one batch, or two whose rows lie side by side. Of packed columns
+    /// only those that are `wanted` are decoded; the others are empty.
+    pub async fn open(
+        &self,
+        source: &Source,
+        borrowed: bool,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<RecordBatch>> {
         let store = self.parent.as_ref().filter(|_| borrowed).unwrap_or(&self.store);
+        let budget = packed_columns(wanted);
         Ok(match source {
-            Source::Rollouts(object) => vec![store.get_rollouts(object).await?.as_record_batch().clone()],
-            Source::Scores(object) => vec![store.get_scores(object).await?],
+            Source::Rollouts(object) => {
+                vec![store.get_rollouts_within(object, budget).await?.as_record_batch().clone()]
+            }
+            Source::Scores(object) => vec![store.get_scores_within(object, budget).await?],
             Source::Scored { rollouts, scores } => {
-                let scored = store.get_scored(rollouts, scores).await?;
+                let scored = store.get_scored_within(rollouts, scores, budget).await?;
                 vec![scored.rollouts().as_record_batch().clone(), scored.scores().clone()]
             }
             Source::StepRecord(object) => vec![store.get_step_record(object).await?],
             // Its reader opens what it wants as the sources above.
             Source::Tokens(_) => vec![],
         })
+    }
+}
+
+/// Nothing of the groups of columns of which none is wanted. What a teacher says of draws or of a top-k goes with them.
+fn packed_columns(wanted: impl Fn(&str) -> bool) -> Budget {
+    let read = |columns: &[&str]| if columns.iter().any(|column| wanted(column)) { None } else { Some(0) };
+    Budget {
+        draws: read(&["draw_ids", "draw_counts", "draw_logprobs", "draw_teacher_logprobs"]),
+        teacher_draws: read(&["teacher_draw_ids", "teacher_draw_counts", "teacher_draw_logprobs"]),
+        teacher_top_k: read(&["teacher_top_ids", "teacher_top_logprobs", "teacher_tail_logprobs"]),
+        sampler_top_k: read(&[
+            "sampler_top_ids",
+            "sampler_top_logprobs",
+            "sampler_tail_logprobs",
+            "sampler_top_teacher_logprobs",
+            "sampler_top_teacher_tail_logprobs",
+        ]),
     }
 }
 

@@ -1,7 +1,7 @@
 //! One store at one commit, ready for questions.
 
 use crate::{
-    Answer, QueryError, Result, describe, functions, hint::did_you_mean, log::Log, log_scan::LogProvider,
+    Answer, QueryError, Result, describe, functions, hint::did_you_mean, in_score_set, log::Log, log_scan::LogProvider,
     parts::object_tables, reader::Opener, scan::ObjectProvider, tables::LOG_TABLES, tokenizer::RunTokenizer,
     views::VIEWS,
 };
@@ -111,6 +111,7 @@ impl Session {
             add(table.name, Arc::new(ObjectProvider { table, opener: opener.clone() }))?;
         }
         let log = Arc::new(log);
+        in_score_set::register(&context, &log, &opener);
         for table in LOG_TABLES {
             add(table.name, Arc::new(LogProvider::new(table, log.clone()).map_err(failed)?))?;
         }
@@ -149,7 +150,7 @@ impl Session {
         let state = self.context.state();
         for table in state.resolve_table_references(&statement).map_err(|error| self.explain(&error))? {
             let is_ours = table.schema().is_none_or(|schema| schema == "store");
-            if is_ours && !self.schemas.contains_key(table.table()) {
+            if is_ours && !self.schemas.contains_key(table.table()) && !in_score_set::is_one(table.table()) {
                 let hint = did_you_mean(table.table(), "tables", self.schemas.keys().copied());
                 return Err(QueryError::Table { name: table.table().into(), hint });
             }

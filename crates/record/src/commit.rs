@@ -1,12 +1,12 @@
 //! What the log says: one commit, one JSON object, one thing that happened.
 
-use crate::{Digest, DrawsKept, Packing, PolicyVersion, RecordError, RowSet};
+use crate::{Codec, Digest, DrawsKept, Packing, PolicyVersion, RecordError, RowSet};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The version of the commits' JSON that this program writes, and the newest it reads. 2: score sets say what is kept of the
-/// sampler and how it is packed. 3: pins, and batches and step records that are given up; a run may have a parent, whose rows its
-/// steps replay.
+/// sampler and how it is packed. 3: pins, and batches and step records that are given up; score sets beside the run's own; how
+/// rollouts are packed; a run may have a parent, whose rows its steps replay.
 pub const FORMAT: u32 = 3;
 
 /// A name for one stored batch: its unit and a writer-made unique id.
@@ -39,6 +39,7 @@ pub enum Job {
     Run,
     /// Looking after the store: pins and retention.
     Store,
+    Compact,
 }
 
 impl Job {
@@ -51,6 +52,7 @@ impl Job {
             Job::Eval => "eval",
             Job::Run => "run",
             Job::Store => "store",
+            Job::Compact => "compact",
         }
     }
 }
@@ -107,6 +109,8 @@ pub enum Event {
     Claim(Claims),
     /// A unit was sampled.
     Rollouts(RolloutCommit),
+    /// A score set beside the run's own is begun.
+    ScoreSet(ScoreSetCommit),
     /// A batch was scored.
     Scores(ScoreCommit),
     /// The learner made a step.
@@ -142,6 +146,7 @@ impl Event {
             Event::Config { .. } => "config",
             Event::Claim(_) => "claim",
             Event::Rollouts(_) => "rollouts",
+            Event::ScoreSet(_) => "score_set",
             Event::Scores(_) => "scores",
             Event::Step(_) => "step",
             Event::Drop { .. } => "drop",
@@ -341,6 +346,9 @@ pub struct RolloutCommit {
     pub teacher_id: String,
     /// The rollouts.
     pub object: ObjectRef,
+    /// How draws and the sampler's top-k are packed in it; `None` where a program did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codec: Option<Codec>,
     /// Response tokens.
     pub tokens: u64,
     /// What the writer does next.
@@ -348,13 +356,31 @@ pub struct RolloutCommit {
     pub claims: Claims,
 }
 
-/// A scored batch.
+/// A score set beside those of the run's identity: its scores may come at any time, of any batch, and move none in the learner's
+/// queue.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScoreSetCommit {
+    /// Its name, which no other score set of the run has.
+    pub score_set: String,
+    /// What it holds.
+    pub holds: ScoreSet,
+    /// The score set that it is made from without asking a teacher; `None` where teachers score anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// Digest of each teacher's config and weights, by teacher id.
+    pub teachers: BTreeMap<String, Digest>,
+}
+
+/// A scored batch. Of several in a score set beside the run's own the first counts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ScoreCommit {
     /// The rollout batch.
     pub batch: BatchId,
     /// The score set.
     pub score_set: String,
+    /// The score set that these were made from without asking a teacher.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
     /// The scores.
     pub object: ObjectRef,
     /// What packing them gave; `None` where the score set is `plain`.

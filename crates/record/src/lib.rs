@@ -2,7 +2,7 @@
 //!
 //! - [`Sample`] and [`Score`]: what a sampler and a teacher say of one sequence;
 //! - [`RolloutBatch`] and [`ScoredBatch`]: many of them as checked views over Arrow columns, read without a copy;
-//! - [`pack`], [`unpack`]: columns of a batch in few bytes, as it lies in its file;
+//! - [`pack`], [`unpack`]: columns of a batch in few bytes, as it lies in its file; [`Budget`]: how much of them is read;
 //! - [`Commit`]: one entry of the log, whose [`Event`] says what happened;
 //! - [`RowSet`], [`PolicyVersion`], [`Digest`]: what rows, weights and bytes are known by.
 //!
@@ -15,6 +15,7 @@
 //! ```
 #![warn(missing_docs)]
 
+mod budget;
 mod column;
 mod commit;
 mod error;
@@ -29,16 +30,17 @@ pub mod schema;
 mod scores;
 mod steps;
 
+pub use budget::Budget;
 pub use column::Lists;
 pub use commit::{
     BatchId, BatchRows, Claims, Commit, DropReason, Dropped, EvalCommit, Event, FORMAT, Job, ObjectRef, Parent, Pin,
     Policy, PromptSet, Ratio, ReplayOrder, Replayed, Retirement, RolloutCommit, Run, SamplerTopK, ScoreCommit,
-    ScoreSet, StepCommit, UnitRows, Units, Work,
+    ScoreSet, ScoreSetCommit, StepCommit, UnitRows, Units, Work,
 };
 pub use error::RecordError;
 pub use ids::{Digest, PolicyVersion};
 pub use named::What;
-pub use packed::{Codec, Packing, pack, unpack};
+pub use packed::{Codec, Packing, pack, unpack, unpack_within};
 pub use ragged::Ragged;
 pub use rollouts::{NewRollout, Rollout, RolloutBatch, RolloutBatchInfo, rollout_id};
 pub use row::{Draws, DrawsKept, Finish, Sample, Score};

@@ -3,13 +3,15 @@
 //! A group's packed column stands behind the schema's own columns. Its first row has the value for all rows, the others are null, and the
 //! plain columns of the group hold empty lists.
 
-use crate::{RecordError, schema::item_field};
+use crate::{Budget, RecordError, schema::item_field};
 use arrow::{
     array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryArray, ListArray, PrimitiveArray, RecordBatch},
     buffer::{OffsetBuffer, ScalarBuffer},
     datatypes::{DataType, Field, Float32Type, Int32Type, Schema},
 };
-use codec::{DrawColumn, EncodeError, Layout, Level, PackedDraws, PackedTop, TopColumn, encode_draws, encode_top};
+use codec::{
+    DrawColumn, EncodeError, Layout, Level, PackedDraws, PackedTop, TopColumn, encode_draws, encode_top, truncate,
+};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -17,11 +19,15 @@ use std::sync::Arc;
 const PREFIX: &str = "packed_";
 
 /// Columns that are packed together: ids, log-probabilities and a third.
-struct Group {
+pub(crate) struct Group {
     name: &'static str,
     ids: &'static str,
     logprobs: &'static str,
     third: Third,
+    /// A plain column of the same batch that has an entry a position.
+    along: &'static str,
+    /// How much of the group a reader takes up.
+    limit: fn(&Budget) -> Option<u32>,
 }
 
 /// Tails, one a position, or counts, one an entry.
@@ -31,30 +37,42 @@ enum Third {
     Counts(&'static str),
 }
 
-const GROUPS: [Group; 4] = [
-    Group { name: "packed_draws", ids: "draw_ids", logprobs: "draw_logprobs", third: Third::Counts("draw_counts") },
-    Group {
-        name: "packed_sampler_top",
-        ids: "sampler_top_ids",
-        logprobs: "sampler_top_logprobs",
-        third: Third::Tails("sampler_tail_logprobs"),
-    },
-    Group {
-        name: "packed_teacher_top",
-        ids: "teacher_top_ids",
-        logprobs: "teacher_top_logprobs",
-        third: Third::Tails("teacher_tail_logprobs"),
-    },
-    Group {
-        name: "packed_teacher_draws",
-        ids: "teacher_draw_ids",
-        logprobs: "teacher_draw_logprobs",
-        third: Third::Counts("teacher_draw_counts"),
-    },
-];
+pub(crate) const DRAWS: Group = Group {
+    name: "packed_draws",
+    ids: "draw_ids",
+    logprobs: "draw_logprobs",
+    third: Third::Counts("draw_counts"),
+    along: "response_ids",
+    limit: |budget| budget.draws,
+};
+const SAMPLER_TOP: Group = Group {
+    name: "packed_sampler_top",
+    ids: "sampler_top_ids",
+    logprobs: "sampler_top_logprobs",
+    third: Third::Tails("sampler_tail_logprobs"),
+    along: "response_ids",
+    limit: |budget| budget.sampler_top_k,
+};
+const TEACHER_TOP: Group = Group {
+    name: "packed_teacher_top",
+    ids: "teacher_top_ids",
+    logprobs: "teacher_top_logprobs",
+    third: Third::Tails("teacher_tail_logprobs"),
+    along: "teacher_logprobs",
+    limit: |budget| budget.teacher_top_k,
+};
+pub(crate) const TEACHER_DRAWS: Group = Group {
+    name: "packed_teacher_draws",
+    ids: "teacher_draw_ids",
+    logprobs: "teacher_draw_logprobs",
+    third: Third::Counts("teacher_draw_counts"),
+    along: "teacher_logprobs",
+    limit: |budget| budget.teacher_draws,
+};
+const GROUPS: [Group; 4] = [DRAWS, SAMPLER_TOP, TEACHER_TOP, TEACHER_DRAWS];
 
 /// How columns of a batch are packed: a level of `docs/codec.md`, or not at all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Codec {
     /// Not at all: read without a copy.
@@ -69,9 +87,22 @@ pub enum Codec {
 }
 
 impl Codec {
+    /// Each, the one of the fewest bytes last.
+    pub const ALL: [Self; 4] = [Codec::Plain, Codec::Lossless, Codec::Fast, Codec::Compact];
+
     /// Its word in a score set.
     pub fn as_str(self) -> &'static str {
         self.level().map_or("plain", Level::name)
+    }
+
+    /// The codec of that word.
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|codec| codec.as_str() == name)
+    }
+
+    /// Whether it rounds log-probabilities of a top-k.
+    pub fn rounds(self) -> bool {
+        matches!(self, Codec::Fast | Codec::Compact)
     }
 
     fn level(self) -> Option<Level> {
@@ -96,6 +127,16 @@ pub struct Packing {
     pub positions: u64,
     /// Mean over those of KL(as scored || as it will be read), nats.
     pub kl: f64,
+}
+
+impl Packing {
+    /// Of both together.
+    pub fn and(&self, other: &Self) -> Self {
+        let positions = self.positions + other.positions;
+        let nats = self.kl * self.positions as f64 + other.kl * other.positions as f64;
+        let kl = if positions > 0 { nats / positions as f64 } else { 0.0 };
+        Self { bytes: self.bytes + other.bytes, entries: self.entries + other.entries, positions, kl }
+    }
 }
 
 /// `batch` as it lies in its file, ids being below `vocabulary`; `plain` changes nothing.
@@ -147,30 +188,32 @@ pub fn pack(batch: &RecordBatch, codec: Codec, vocabulary: u32) -> Result<(Recor
 /// # Errors
 /// [`RecordError::Packed`] if a packed column is damaged, [`RecordError::Schema`] if it does not fit the batch.
 pub fn unpack(batch: RecordBatch) -> Result<RecordBatch, RecordError> {
+    unpack_within(batch, &Budget::default())
+}
+
+/// `batch` with plain columns, of which no more is decoded than `budget` asks for: lists of a top-k are cut, and what is not wanted at all
+/// is empty lists, or null where the schema allows it. Draws of which some are wanted are all there: [`crate::ScoredBatch::zip_within`]
+/// thins them.
+///
+/// # Errors
+/// As [`unpack`].
+pub fn unpack_within(batch: RecordBatch, budget: &Budget) -> Result<RecordBatch, RecordError> {
     let schema = batch.schema();
-    if !schema.fields().iter().any(|field| field.name().starts_with(PREFIX)) {
+    let is_packed = schema.fields().iter().any(|field| field.name().starts_with(PREFIX));
+    if !is_packed && *budget == Budget::default() {
         return Ok(batch);
     }
+    let budget = budget.of(&batch);
     let mut columns = batch.columns().to_vec();
     for group in &GROUPS {
-        let Some(packed) = batch.column_by_name(group.name) else { continue };
-        let differs = |expected: String, found: String| RecordError::Schema {
-            what: format!("column `{}`", group.name),
-            expected,
-            found,
-        };
-        let packed = packed.as_binary_opt::<i32>();
-        let packed = packed.ok_or_else(|| differs("binary".into(), "another type".into()))?;
-        if packed.is_empty() || packed.is_null(0) {
-            return Err(differs("a value in the first row".into(), "none".into()));
-        }
-        let plain = group.decode(packed.value(0)).map_err(|error| damaged(group.name, error))?;
+        let packed = batch.column_by_name(group.name);
+        let Some(plain) = group.read(&batch, packed, (group.limit)(&budget))? else { continue };
         for (name, column) in group.columns().into_iter().zip(plain) {
             if column.len() != batch.num_rows() {
-                return Err(differs(format!("{} rows", batch.num_rows()), column.len().to_string()));
+                return Err(group.differs(format!("{} rows", batch.num_rows()), column.len().to_string()));
             }
             let at = columns.get_mut(schema.index_of(name)?);
-            *at.ok_or_else(|| differs(format!("`{name}` beside it"), "no such column".into()))? = column;
+            *at.ok_or_else(|| group.differs(format!("`{name}` beside it"), "no such column".into()))? = column;
         }
     }
     let kept: Vec<usize> = (0..columns.len()).filter(|i| !schema.field(*i).name().starts_with(PREFIX)).collect();
@@ -179,14 +222,14 @@ pub fn unpack(batch: RecordBatch) -> Result<RecordBatch, RecordError> {
 }
 
 /// The plain columns of a group, as the codec takes them.
-enum Plain {
+pub(crate) enum Plain {
     Top(TopColumn),
     Draws(DrawColumn),
 }
 
 impl Plain {
     /// `None` where the batch does not have the group, or nothing in it.
-    fn of(batch: &RecordBatch, group: &Group) -> Result<Option<Self>, RecordError> {
+    pub fn of(batch: &RecordBatch, group: &Group) -> Result<Option<Self>, RecordError> {
         let array = |name: &str| batch.column_by_name(name).filter(|array| array.null_count() == 0);
         let Some((ids, logprobs)) = array(group.ids).zip(array(group.logprobs)) else { return Ok(None) };
         let (layout, ids) = nested::<Int32Type>(ids, group.ids)?;
@@ -228,26 +271,104 @@ impl Plain {
 }
 
 impl Group {
-    fn columns(&self) -> [&'static str; 3] {
+    /// Ids, log-probabilities, tails or counts.
+    pub(crate) fn columns(&self) -> [&'static str; 3] {
         let (Third::Tails(third) | Third::Counts(third)) = self.third;
         [self.ids, self.logprobs, third]
     }
 
-    /// The group's plain columns, in the order of [`Group::columns`].
-    fn decode(&self, bytes: &[u8]) -> Result<[ArrayRef; 3], codec::DecodeError> {
+    /// What `limit` leaves of the group in `batch`, where it is packed; `None` where the plain columns are to stay as they are.
+    fn read(
+        &self,
+        batch: &RecordBatch,
+        packed: Option<&ArrayRef>,
+        limit: Option<u32>,
+    ) -> Result<Option<[ArrayRef; 3]>, RecordError> {
+        let keep = limit.map_or(usize::MAX, |limit| limit as usize);
+        match packed {
+            _ if limit == Some(0) && batch.column_by_name(self.ids).is_some() => self.nothing(batch).map(Some),
+            Some(packed) => {
+                let packed = packed.as_binary_opt::<i32>();
+                let packed = packed.ok_or_else(|| self.differs("binary".into(), "another type".into()))?;
+                if packed.is_empty() || packed.is_null(0) {
+                    return Err(self.differs("a value in the first row".into(), "none".into()));
+                }
+                self.decode(packed.value(0), keep).map(Some).map_err(|error| damaged(self.name, error))
+            }
+            None if limit.is_none() => Ok(None),
+            None => Ok(match Plain::of(batch, self)? {
+                Some(Plain::Top(column)) if column.layout.longest() > keep => {
+                    let (positions, tails) = (column.layout.positions(), column.tails.len());
+                    if tails != positions {
+                        let [.., third] = self.columns();
+                        let (expected, found) = (format!("{positions} tails, one a position"), tails.to_string());
+                        return Err(RecordError::Schema { what: format!("column `{third}`"), expected, found });
+                    }
+                    Some(top_arrays(truncate(column, keep)))
+                }
+                _ => None,
+            }),
+        }
+    }
+
+    /// The group's plain columns, in the order of [`Group::columns`], with the first `keep` entries of each list of a top-k.
+    fn decode(&self, bytes: &[u8], keep: usize) -> Result<[ArrayRef; 3], codec::DecodeError> {
         Ok(match self.third {
-            Third::Tails(_) => {
-                let TopColumn { layout, ids, logprobs, tails } = PackedTop::parse(bytes)?.decode(usize::MAX)?;
-                let tails = wrap(offsets(layout.offsets().0), primitive::<Float32Type>(tails));
-                [lists::<Int32Type>(&layout, ids), lists::<Float32Type>(&layout, logprobs), tails]
-            }
-            Third::Counts(_) => {
-                let DrawColumn { layout, ids, counts, logprobs } = PackedDraws::parse(bytes)?.decode()?;
-                let counts = lists::<Int32Type>(&layout, counts);
-                [lists::<Int32Type>(&layout, ids), lists::<Float32Type>(&layout, logprobs), counts]
-            }
+            Third::Tails(_) => top_arrays(PackedTop::parse(bytes)?.decode(keep)?),
+            Third::Counts(_) => draw_arrays(PackedDraws::parse(bytes)?.decode()?),
         })
     }
+
+    /// The group's plain columns without any entry: all of the mass is in the tail, or nothing was drawn.
+    fn nothing(&self, batch: &RecordBatch) -> Result<[ArrayRef; 3], RecordError> {
+        let schema = batch.schema();
+        let [ids, ..] = self.columns();
+        if schema.field(schema.index_of(ids)?).is_nullable() {
+            let null = |name: &str| -> Result<ArrayRef, RecordError> {
+                let data_type = schema.field(schema.index_of(name)?).data_type();
+                Ok(arrow::array::new_null_array(data_type, batch.num_rows()))
+            };
+            let [a, b, c] = self.columns();
+            return Ok([null(a)?, null(b)?, null(c)?]);
+        }
+        let along = batch.column_by_name(self.along).and_then(|array| array.as_list_opt::<i32>());
+        let layout = empty_layout(along.ok_or_else(|| wrong_type(self.along))?.offsets());
+        Ok(match self.third {
+            Third::Tails(_) => {
+                let tails = vec![0.0; layout.positions()];
+                top_arrays(TopColumn { layout, ids: vec![], logprobs: vec![], tails })
+            }
+            Third::Counts(_) => draw_arrays(DrawColumn { layout, ids: vec![], counts: vec![], logprobs: vec![] }),
+        })
+    }
+
+    fn differs(&self, expected: String, found: String) -> RecordError {
+        RecordError::Schema { what: format!("column `{}`", self.name), expected, found }
+    }
+}
+
+/// Columns of a top-k, in the order of [`Group::columns`].
+pub(crate) fn top_arrays(column: TopColumn) -> [ArrayRef; 3] {
+    let TopColumn { layout, ids, logprobs, tails } = column;
+    let tails = wrap(offsets(layout.offsets().0), primitive::<Float32Type>(tails));
+    [lists::<Int32Type>(&layout, ids), lists::<Float32Type>(&layout, logprobs), tails]
+}
+
+/// Columns of draws, in the order of [`Group::columns`].
+pub(crate) fn draw_arrays(column: DrawColumn) -> [ArrayRef; 3] {
+    let DrawColumn { layout, ids, counts, logprobs } = column;
+    let counts = lists::<Int32Type>(&layout, counts);
+    [lists::<Int32Type>(&layout, ids), lists::<Float32Type>(&layout, logprobs), counts]
+}
+
+/// As many rows of as many positions as `offsets` say, with empty lists.
+fn empty_layout(offsets: &OffsetBuffer<i32>) -> Layout {
+    let mut layout = Layout::new();
+    for row in offsets.windows(2) {
+        (row[0]..row[1]).for_each(|_| layout.push_list(0));
+        layout.end_row();
+    }
+    layout
 }
 
 fn ends(offsets: &OffsetBuffer<i32>) -> std::ops::Range<usize> {
@@ -255,7 +376,10 @@ fn ends(offsets: &OffsetBuffer<i32>) -> std::ops::Range<usize> {
 }
 
 /// The layout and the values of a `list<list<T>>` column.
-fn nested<T: ArrowPrimitiveType>(array: &ArrayRef, name: &str) -> Result<(Layout, Vec<T::Native>), RecordError> {
+pub(crate) fn nested<T: ArrowPrimitiveType>(
+    array: &ArrayRef,
+    name: &str,
+) -> Result<(Layout, Vec<T::Native>), RecordError> {
     let outer = array.as_list_opt::<i32>().ok_or_else(|| wrong_type(name))?;
     let inner = outer.values().as_list_opt::<i32>().ok_or_else(|| wrong_type(name))?;
     let values = inner.values().as_primitive_opt::<T>().ok_or_else(|| wrong_type(name))?;
@@ -296,7 +420,7 @@ fn empty_lists(list: &DataType, rows: usize) -> ArrayRef {
     Arc::new(ListArray::new(item.clone(), OffsetBuffer::new_zeroed(rows), values, None))
 }
 
-fn wrong_type(name: &str) -> RecordError {
+pub(crate) fn wrong_type(name: &str) -> RecordError {
     RecordError::Schema {
         what: format!("column `{name}`"),
         expected: "its schema's type, without nulls".into(),

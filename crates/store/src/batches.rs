@@ -4,7 +4,7 @@ use crate::{Key, Result, Store, StoreError, ipc};
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use bytes::Bytes;
 use record::{
-    Codec, ObjectRef, Packing, PolicyVersion, RecordError, RolloutBatch, ScoredBatch,
+    Budget, Codec, ObjectRef, Packing, PolicyVersion, RecordError, RolloutBatch, ScoredBatch,
     schema::{self, ROLLOUTS, SCORES, STEPS},
 };
 
@@ -87,7 +87,15 @@ impl Store {
     /// # Errors
     /// As [`Store::get`]; [`StoreError::Corrupt`] or [`StoreError::Invalid`] if it is no batch of rollouts.
     pub async fn get_rollouts(&self, object: &ObjectRef) -> Result<RolloutBatch> {
-        let check = |batch| RolloutBatch::try_new(batch);
+        self.get_rollouts_within(object, Budget::default()).await
+    }
+
+    /// As [`Store::get_rollouts`], decoding no more than `budget` asks for. Draws of which some are wanted are all there.
+    ///
+    /// # Errors
+    /// As [`Store::get_rollouts`].
+    pub async fn get_rollouts_within(&self, object: &ObjectRef, budget: Budget) -> Result<RolloutBatch> {
+        let check = move |batch| RolloutBatch::try_new(record::unpack_within(batch, &budget)?);
         self.get_columns(object, &ROLLOUTS, check).await
     }
 
@@ -96,7 +104,16 @@ impl Store {
     /// # Errors
     /// As [`Store::get_rollouts`].
     pub async fn get_scores(&self, object: &ObjectRef) -> Result<RecordBatch> {
-        self.get_columns(object, &SCORES, |batch| schema::up_to_date(batch, &SCORES)).await
+        self.get_scores_within(object, Budget::default()).await
+    }
+
+    /// As [`Store::get_scores`], decoding no more than `budget` asks for. Draws of which some are wanted are all there.
+    ///
+    /// # Errors
+    /// As [`Store::get_rollouts`].
+    pub async fn get_scores_within(&self, object: &ObjectRef, budget: Budget) -> Result<RecordBatch> {
+        let check = move |batch| schema::up_to_date(record::unpack_within(batch, &budget)?, &SCORES);
+        self.get_columns(object, &SCORES, check).await
     }
 
     /// What the learner saw in a step.
@@ -112,10 +129,26 @@ impl Store {
     /// # Errors
     /// As [`Store::get_rollouts`]; [`StoreError::Invalid`], naming the scores, if they do not fit the rollouts.
     pub async fn get_scored(&self, rollouts: &ObjectRef, scores: &ObjectRef) -> Result<ScoredBatch> {
-        let (rollouts, columns) =
-            futures::future::try_join(self.get_rollouts(rollouts), self.get_scores(scores)).await?;
+        self.get_scored_within(rollouts, scores, Budget::default()).await
+    }
+
+    /// As [`Store::get_scored`], with no more at a position than `budget` asks for; of packed columns no more is decoded.
+    ///
+    /// # Errors
+    /// As [`Store::get_scored`].
+    pub async fn get_scored_within(
+        &self,
+        rollouts: &ObjectRef,
+        scores: &ObjectRef,
+        budget: Budget,
+    ) -> Result<ScoredBatch> {
+        let (of_rollouts, of_scores) =
+            (self.get_rollouts_within(rollouts, budget), self.get_scores_within(scores, budget));
+        let (rollouts, columns) = futures::future::try_join(of_rollouts, of_scores).await?;
         let key = scores.key.clone();
-        let zip = move || ScoredBatch::zip(rollouts, columns).map_err(|reason| StoreError::Invalid { key, reason });
+        let zip = move || {
+            ScoredBatch::zip_within(rollouts, columns, &budget).map_err(|reason| StoreError::Invalid { key, reason })
+        };
         self.blocking(&scores.key, zip).await
     }
 

@@ -1,7 +1,7 @@
 //! Which live rows are wanted: a question to the log, answered exactly without opening an object.
 
 use crate::Snapshot;
-use record::{BatchId, ObjectRef, PolicyVersion, RowSet};
+use record::{BatchId, Budget, ObjectRef, PolicyVersion, RowSet};
 use std::collections::BTreeSet;
 
 /// Which policy versions.
@@ -56,12 +56,20 @@ pub struct Selection {
     pub score_set: String,
     /// The prompts they answer. The log does not know prompts: this one is applied to rows as they are read.
     pub prompts: Option<BTreeSet<u64>>,
+    /// How much of each row is read.
+    pub budget: Budget,
 }
 
 impl Selection {
     /// Every pending row that has scores in `score_set`.
     pub fn scored_in(score_set: impl Into<String>) -> Self {
-        Self { versions: Versions::All, staleness: None, score_set: score_set.into(), prompts: None }
+        Self {
+            versions: Versions::All,
+            staleness: None,
+            score_set: score_set.into(),
+            prompts: None,
+            budget: Budget::default(),
+        }
     }
 
     /// What the log knows of the selection: batches with pending rows, in the order rows are taken.

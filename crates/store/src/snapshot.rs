@@ -2,8 +2,9 @@
 //! can drive it.
 
 use record::{
-    BatchId, BatchRows, Claims, Commit, Digest, DropReason, Dropped, EvalCommit, Event, Job, ObjectRef, Pin, Policy,
-    PolicyVersion, Retirement, RolloutCommit, RowSet, Run, ScoreCommit, StepCommit, UnitRows,
+    BatchId, BatchRows, Claims, Codec, Commit, Digest, DropReason, Dropped, EvalCommit, Event, Job, ObjectRef, Pin,
+    Policy, PolicyVersion, Retirement, RolloutCommit, RowSet, Run, ScoreCommit, ScoreSet, ScoreSetCommit, StepCommit,
+    UnitRows,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +30,9 @@ pub struct Snapshot {
     pub run: Run,
     /// The latest recorded settings.
     pub settings: Option<serde_json::Value>,
+    /// Score sets beside the run's own, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub score_sets: BTreeMap<String, ScoreSetCommit>,
     /// The first unit nobody has claimed yet.
     pub next_unit: u64,
     /// Units being sampled.
@@ -98,6 +102,9 @@ pub struct Batch {
     pub teacher_id: String,
     /// The rollouts.
     pub object: ObjectRef,
+    /// How draws and the sampler's top-k are packed in it, where the writer said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codec: Option<Codec>,
     /// Response tokens.
     pub tokens: u64,
     /// Its scores, by score set.
@@ -158,6 +165,7 @@ impl Snapshot {
             seq: 0,
             run: (**run).clone(),
             settings: None,
+            score_sets: BTreeMap::new(),
             next_unit: 0,
             unit_claims: Vec::new(),
             reissue: BTreeMap::new(),
@@ -192,8 +200,9 @@ impl Snapshot {
             return Err(fail(format!("commit {} was expected", self.seq + 1)));
         }
         let follows_the_end = |event: &Event| {
-            use Event::{Config, Eval, Pin, Retire, Unpin};
-            matches!(event, Eval(_) | Config { .. } | Retire(_) | Pin(_) | Unpin { .. })
+            use Event::{Config, Eval, Pin, Retire, ScoreSet, Scores, Unpin};
+            let is_beside = matches!(event, Scores(scores) if self.score_sets.contains_key(&scores.score_set));
+            is_beside || matches!(event, Eval(_) | Config { .. } | Retire(_) | Pin(_) | Unpin { .. } | ScoreSet(_))
         };
         if self.finished && !follows_the_end(&commit.event) {
             return Err(fail("the run is finished".into()));
@@ -214,6 +223,8 @@ impl Snapshot {
                 self.deliver(rollouts)?;
                 self.claim(worker, &rollouts.claims)?;
             }
+            Event::ScoreSet(set) => self.begin_score_set(set)?,
+            Event::Scores(scores) if self.score_sets.contains_key(&scores.score_set) => self.score_beside(scores)?,
             Event::Scores(scores) => {
                 self.score(scores)?;
                 self.claim(worker, &scores.claims)?;
@@ -289,6 +300,7 @@ impl Snapshot {
             policy_version: rollouts.policy_version,
             teacher_id: rollouts.teacher_id.clone(),
             object: rollouts.object.clone(),
+            codec: rollouts.codec,
             tokens: rollouts.tokens,
             scores: BTreeMap::new(),
             scoring: None,
@@ -308,6 +320,29 @@ impl Snapshot {
             return Err(format!("batch `{id}` was scored before"));
         }
         batch.scoring = None;
+        Ok(())
+    }
+
+    fn begin_score_set(&mut self, set: &ScoreSetCommit) -> Result<(), String> {
+        let name = &set.score_set;
+        if self.score_set(name).is_some() {
+            return Err(format!("there is a score set `{name}` already"));
+        }
+        if let Some(parent) = set.parent.as_ref().filter(|parent| self.score_set(parent).is_none()) {
+            return Err(format!("there is no score set `{parent}` to make `{name}` from"));
+        }
+        self.score_sets.insert(name.clone(), set.clone());
+        Ok(())
+    }
+
+    /// Scores in a set beside the run's own: of any batch, live or not, and no part of anybody's work on it. The first count.
+    fn score_beside(&mut self, scores: &ScoreCommit) -> Result<(), String> {
+        if scores.claims != Claims::default() {
+            return Err(format!("scores in `{}`, a set beside the run's own, claim nothing", scores.score_set));
+        }
+        if let Some(batch) = self.batches.get_mut(&scores.batch) {
+            batch.scores.entry(scores.score_set.clone()).or_insert_with(|| scores.object.clone());
+        }
         Ok(())
     }
 
@@ -470,6 +505,11 @@ impl Snapshot {
         worker.tokens += work.tokens;
         worker.busy_s += work.busy_s;
         worker.waited_s += work.waited_s;
+    }
+
+    /// What a score set holds, of the run's own or beside them.
+    pub fn score_set(&self, name: &str) -> Option<&ScoreSet> {
+        self.run.score_sets.get(name).or_else(|| Some(&self.score_sets.get(name)?.holds))
     }
 
     /// The newest published version.

@@ -2,7 +2,7 @@
 
 use crate::{Result, SelectedBatch, Selection, Snapshot, Store, StoreError};
 use futures::{Stream, StreamExt};
-use record::{BatchId, RowSet, ScoredBatch};
+use record::{BatchId, Budget, RowSet, ScoredBatch};
 use std::{
     collections::BTreeSet,
     future::Future,
@@ -44,7 +44,7 @@ impl Store {
         snapshot: &Snapshot,
         selection: &Selection,
     ) -> impl Stream<Item = Result<Scored, BatchError>> + Send + Unpin + use<> {
-        self.stream(selection.batches(snapshot), selection.prompts.clone())
+        self.stream_within(selection.batches(snapshot), selection.prompts.clone(), selection.budget)
     }
 
     /// `batches` in the order given; of their rows those whose prompt is among `prompts`, if it is given. As
@@ -54,6 +54,16 @@ impl Store {
         batches: Vec<SelectedBatch>,
         prompts: Option<BTreeSet<u64>>,
     ) -> impl Stream<Item = Result<Scored, BatchError>> + Send + Unpin + use<> {
+        self.stream_within(batches, prompts, Budget::default())
+    }
+
+    /// As [`Store::stream`], with no more at a position than `budget` asks for.
+    pub fn stream_within(
+        &self,
+        batches: Vec<SelectedBatch>,
+        prompts: Option<BTreeSet<u64>>,
+        budget: Budget,
+    ) -> impl Stream<Item = Result<Scored, BatchError>> + Send + Unpin + use<> {
         let (store, prompts) = (self.clone(), prompts.map(Arc::new));
         futures::stream::iter(batches)
             .map(move |batch| {
@@ -61,7 +71,8 @@ impl Store {
                 let (store, prompts) = (store.clone(), prompts.clone());
                 let owner = store.clone();
                 // A task of its own makes headway while the reader is busy elsewhere.
-                let task = Task(tokio::spawn(async move { store.read_selected(batch, prompts.as_deref()).await }));
+                let read = async move { store.read_selected(batch, prompts.as_deref(), budget).await };
+                let task = Task(tokio::spawn(read));
                 async move {
                     let read = task
                         .await
@@ -77,8 +88,13 @@ impl Store {
             .boxed()
     }
 
-    async fn read_selected(&self, selected: SelectedBatch, prompts: Option<&BTreeSet<u64>>) -> Result<Scored> {
-        let data = self.get_scored(&selected.rollouts, &selected.scores).await?;
+    async fn read_selected(
+        &self,
+        selected: SelectedBatch,
+        prompts: Option<&BTreeSet<u64>>,
+        budget: Budget,
+    ) -> Result<Scored> {
+        let data = self.get_scored_within(&selected.rollouts, &selected.scores, budget).await?;
         let corrupt = |expected, found| StoreError::Corrupt { key: selected.rollouts.key.clone(), expected, found };
         let version = data.rollouts().policy_version();
         if version != selected.policy_version {

@@ -105,10 +105,9 @@ impl Estimator for ReverseKlHybrid {
             draws: self.draws,
             teacher_top_k: of([Head::TeacherTopK, Head::Union]),
             sampler_top_k: of([Head::StudentTopK, Head::Union]),
-            teacher_draws: 0,
             whole_distribution: true,
             all_draws: self.head == Head::TeacherTopK,
-            teacher: false,
+            ..Needs::default()
         }
     }
 

@@ -2,7 +2,7 @@
 //! `A_j = s_j (log q_j - log p_j)`, where s is b renormalised to K_b. Biased: what is outside K_b is not compared.
 
 use super::{
-    Advantage, Candidates, Clip, Estimator, Fault, Ruling, Support, Tally, at_least_one, ppo::a_fifth,
+    Advantage, Candidates, Clip, Estimator, Fault, Needs, Ruling, Support, Tally, at_least_one, ppo::a_fifth,
     reverse_kl_mc::LOG_RHO_LIMIT,
 };
 use crate::Result;
@@ -45,6 +45,11 @@ impl Estimator for TopKPpo {
 
     fn support(&self) -> Support {
         Support::SamplerTopK { k: self.top_k }
+    }
+
+    /// Ratios are of p to b at each id: rounding b would move them.
+    fn needs(&self) -> Needs {
+        Needs { sampler_top_k: self.top_k, exact_sampler_top_k: true, ..Needs::default() }
     }
 
     fn validate(&self) -> Result<()> {

@@ -12,7 +12,7 @@ use scalar::{Function, Kind};
 use std::sync::Arc;
 
 /// How each function is called, and what it gives.
-pub(crate) const FUNCTIONS: [(&str, &str); 7] = [
+pub(crate) const FUNCTIONS: [(&str, &str); 9] = [
     (
         "reverse_kl(draw_counts, draw_logprobs, draw_teacher_logprobs)",
         "Unbiased estimate of KL(sampler || teacher) at a position, from all of its draws; nats. Null without draws.",
@@ -32,6 +32,14 @@ pub(crate) const FUNCTIONS: [(&str, &str); 7] = [
         "Effective sample size of weights, (sum w)^2 / sum w^2: over count(*) it is a fraction. An aggregate.",
     ),
     ("detokenize(ids)", "The text of token ids by the run's tokenizer, special tokens included."),
+    (
+        "scored_in('SET')",
+        "The table `scored` with the scores of another score set than the run's default; see `score_sets`.",
+    ),
+    (
+        "tokens_in('SET')",
+        "The table `tokens` with the scores of another score set than the run's default; see `score_sets`.",
+    ),
 ];
 
 /// The functions of one row, for the run of `log`.
@@ -59,7 +67,7 @@ pub(crate) fn aggregates() -> Vec<AggregateUDF> {
 /// Why the run's default score set has no whole sample of draws, if it has none.
 fn lacks_draws(log: &Log) -> Option<String> {
     let name = log.score_set()?;
-    let set = log.run().score_sets.get(name)?;
+    let set = log.holds(name)?;
     match (set.draws, set.draws_kept) {
         (0, _) => Some(format!("all draws of the sampler, and score set `{name}` has none (draws = 0)")),
         (_, DrawsKept::Tail) => Some(format!(
@@ -73,6 +81,6 @@ fn lacks_draws(log: &Log) -> Option<String> {
 /// Why the run's default score set has no top-k, if it has none.
 fn lacks_top(log: &Log) -> Option<String> {
     let name = log.score_set()?;
-    let none = log.run().score_sets.get(name)?.top_k_max == 0;
+    let none = log.holds(name)?.top_k_max == 0;
     none.then(|| format!("the teacher's top-k, and score set `{name}` keeps none (top_k_max = 0)"))
 }

@@ -4,6 +4,7 @@ mod commits;
 mod objects;
 mod policies;
 mod rows;
+mod score_sets;
 mod steps;
 mod work;
 
@@ -20,7 +21,7 @@ pub(crate) struct LogTable {
 }
 
 /// Every table of the log.
-pub(crate) const LOG_TABLES: [LogTable; 10] = [
+pub(crate) const LOG_TABLES: [LogTable; 11] = [
     LogTable { name: "commits", rows: commits::commits },
     LogTable { name: "work", rows: work::work },
     LogTable { name: "objects", rows: objects::objects },
@@ -31,6 +32,7 @@ pub(crate) const LOG_TABLES: [LogTable; 10] = [
     LogTable { name: "policies", rows: policies::policies },
     LogTable { name: "evals", rows: policies::evals },
     LogTable { name: "eval_metrics", rows: policies::eval_metrics },
+    LogTable { name: "score_sets", rows: score_sets::score_sets },
 ];
 
 /// The value of a ratio; none where nothing was counted.

@@ -2,7 +2,7 @@
 
 use crate::{columns::Columns, log::Log};
 use arrow::{array::RecordBatch, error::ArrowError};
-use record::{Commit, Event, ObjectRef, PolicyVersion, Run, StepCommit};
+use record::{Codec, Commit, Event, ObjectRef, PolicyVersion, Run, StepCommit};
 
 /// An object and what its commit says of it.
 struct Named<'a> {
@@ -10,13 +10,13 @@ struct Named<'a> {
     kind: &'static str,
     object: &'a ObjectRef,
     score_set: Option<&'a str>,
+    codec: Option<&'a str>,
     version: Option<PolicyVersion>,
 }
 
 pub(super) fn objects(log: &Log, commits: &[Commit]) -> Result<RecordBatch, ArrowError> {
     let named: Vec<Named> = commits.iter().flat_map(|commit| named_by(log, commit)).collect();
     let each = || named.iter();
-    let codec = |of: &Named| log.run().score_sets.get(of.score_set?).map(|set| set.codec.clone());
     let retired = |of: &Named| match (of.kind, of.version) {
         ("policy", Some(version)) => log.is_retired(version),
         ("moments", Some(version)) => log.moments_are_retired(version),
@@ -32,7 +32,11 @@ pub(super) fn objects(log: &Log, commits: &[Commit]) -> Result<RecordBatch, Arro
         .int("bytes", "Its length.", each().map(|of| of.object.bytes))
         .text("digest", "Its SHA-256.", each().map(|of| of.object.digest.to_string()))
         .maybe_text("score_set", "The score set of scores; null for others.", each().map(|of| of.score_set))
-        .maybe_text("codec", "How the columns of scores are packed; null for others.", each().map(codec))
+        .maybe_text(
+            "codec",
+            "How columns of scores and of rollouts are packed; null for others, and where a program did not say.",
+            each().map(|of| of.codec),
+        )
         .maybe_int(
             "policy_version",
             "The policy version that it holds, that sampled it or that its step made; null where there is none.",
@@ -44,13 +48,17 @@ pub(super) fn objects(log: &Log, commits: &[Commit]) -> Result<RecordBatch, Arro
 }
 
 fn named_by<'a>(log: &'a Log, commit: &'a Commit) -> Vec<Named<'a>> {
-    let of = |kind, object, version| Named { seq: commit.seq, kind, object, score_set: None, version };
+    let of = |kind, object, version| Named { seq: commit.seq, kind, object, score_set: None, codec: None, version };
     match &commit.event {
         Event::Run(run) => of_run(run).into_iter().map(|(kind, object, version)| of(kind, object, version)).collect(),
-        Event::Rollouts(rollouts) => vec![of("rollouts", &rollouts.object, Some(rollouts.policy_version))],
+        Event::Rollouts(rollouts) => {
+            let named = of("rollouts", &rollouts.object, Some(rollouts.policy_version));
+            vec![Named { codec: rollouts.codec.map(Codec::as_str), ..named }]
+        }
         Event::Scores(scores) => {
             let version = log.delivered(&scores.batch).policy_version;
-            vec![Named { score_set: Some(&scores.score_set), ..of("scores", &scores.object, Some(version)) }]
+            let codec = log.holds(&scores.score_set).map(|set| set.codec.as_str());
+            vec![Named { score_set: Some(&scores.score_set), codec, ..of("scores", &scores.object, Some(version)) }]
         }
         Event::Step(step) => {
             of_step(step).map(|(kind, object)| of(kind, object, Some(PolicyVersion(step.step)))).collect()

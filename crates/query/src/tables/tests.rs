@@ -55,6 +55,7 @@ fn rollouts(batch: &str, unit: u64, version: u64, rows: RowSet) -> Event {
         policy_version: PolicyVersion(version),
         teacher_id: "t".into(),
         object: object(batch),
+        codec: None,
         tokens: 1,
         claims: Claims::default(),
     })

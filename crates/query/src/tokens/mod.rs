@@ -11,7 +11,7 @@ pub(crate) use read::TokenRows;
 use crate::{
     columns::{comment, field},
     log::{Log, step_of},
-    parts::{ObjectTable, Part, Source, int, scorings, text, version},
+    parts::{ObjectTable, Part, Source, int, text, version},
 };
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::ScalarValue;
@@ -142,19 +142,18 @@ const STORED: [(&str, From, &str, &str); 26] = [
 /// Columns whose value the log tells, one for all rows of a part.
 const KNOWN: [&str; 7] = ["batch", "score_set", "policy_version", "unit", "teacher_id", "step", "staleness"];
 
-/// The table over the run's default score set.
-pub(crate) fn tokens(log: &Log) -> ObjectTable {
+/// The table over the score set `set`.
+pub(crate) fn tokens(log: &Log, set: Option<&str>) -> ObjectTable {
     let trained = trained_rows(log);
-    let parts = scorings(log).filter(|(scores, ..)| Some(scores.score_set.as_str()) == log.score_set()).flat_map(
-        |(scores, of, borrowed)| {
-            let trained = trained.get(of.batch.as_str()).map_or(&[][..], Vec::as_slice);
-            let untrained = trained.iter().fold(RowSet::first(of.of.rows.len()), |rows, one| rows.minus(one.rows));
-            // What no step of a replay trained on is none of its rows.
-            let untrained = (!untrained.is_empty() && !borrowed).then(|| part(scores, log, &untrained, None, false));
-            let trained = trained.iter().map(|one| part(scores, log, one.rows, Some(one), borrowed));
-            trained.chain(untrained).collect::<Vec<_>>()
-        },
-    );
+    let of_set = log.scorings().filter(|(scores, ..)| Some(scores.score_set.as_str()) == set);
+    let parts = of_set.flat_map(|(scores, of, borrowed)| {
+        let trained = trained.get(of.batch.as_str()).map_or(&[][..], Vec::as_slice);
+        let untrained = trained.iter().fold(RowSet::first(of.of.rows.len()), |rows, one| rows.minus(one.rows));
+        // What no step of a replay trained on is none of its rows.
+        let untrained = (!untrained.is_empty() && !borrowed).then(|| part(scores, log, &untrained, None, false));
+        let trained = trained.iter().map(|one| part(scores, log, one.rows, Some(one), borrowed));
+        trained.chain(untrained).collect::<Vec<_>>()
+    });
     let known = KNOWN.map(known_field).to_vec();
     let mut fields = vec![
         field("rollout_id", DataType::Utf8, "The rollout."),
@@ -167,7 +166,8 @@ pub(crate) fn tokens(log: &Log) -> ObjectTable {
         let nullable = from == From::Record || stored_field(from, stored).is_nullable();
         field(name, item_type(from, stored), text).with_nullable(nullable)
     }));
-    let text = "One row is one position of a rollout that has scores in the run's default score set.";
+    let text = "One row is one position of a rollout that has scores in the run's default score set; tokens_in('SET') \
+                has another's.";
     ObjectTable {
         name: "tokens",
         schema: Arc::new(Schema::new_with_metadata(fields, comment(text))),

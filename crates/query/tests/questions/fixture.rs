@@ -243,6 +243,7 @@ pub async fn sample(store: &Store, log: &mut Follower, unit: u64, version: u64, 
         policy_version: PolicyVersion(version),
         teacher_id: "large".into(),
         object,
+        codec: None,
         tokens: 8,
         claims: Claims::default(),
     };
@@ -254,6 +255,13 @@ async fn score(store: &Store, log: &mut Follower, unit: u64, version: u64, score
     let logprob = if score_set == "a" { -9.0 } else { -1.5 };
     let scored = scores_of(rollouts_of(unit, version, 4), logprob);
     let object = store.put_scores(score_set, &batch, &scored).await.unwrap();
-    let scores = ScoreCommit { batch, score_set: score_set.into(), object, packing: None, claims: Claims::default() };
+    let scores = ScoreCommit {
+        batch,
+        score_set: score_set.into(),
+        parent: None,
+        object,
+        packing: None,
+        claims: Claims::default(),
+    };
     append(log, "score-0", Job::Score, 8, Event::Scores(scores)).await;
 }

@@ -15,7 +15,20 @@ fn every_example_of_a_commit_reads_and_says_all_there_is() {
         assert_eq!(written, documented);
         kinds.insert(commit.event.kind());
     }
-    let all =
-        ["claim", "config", "drop", "eval", "finish", "pin", "retire", "rollouts", "run", "scores", "step", "unpin"];
+    let all = [
+        "claim",
+        "config",
+        "drop",
+        "eval",
+        "finish",
+        "pin",
+        "retire",
+        "rollouts",
+        "run",
+        "score_set",
+        "scores",
+        "step",
+        "unpin",
+    ];
     assert!(kinds.into_iter().eq(all));
 }

@@ -5,6 +5,7 @@
 //! - `faults`: a backend that fails, hangs and loses acknowledgements;
 //! - `history`: snapshots and segments change nothing but speed;
 //! - `kept`: pins, and what is given up;
+//! - `score_sets`: score sets beside the run's own;
 //! - `streaming`: selections and the stream of scored batches;
 //! - `damage`: truncated, flipped and missing files;
 //! - `documents`: what `schemas/commit.md` says is what is read.
@@ -18,4 +19,5 @@ mod history;
 mod kept;
 mod material;
 mod races;
+mod score_sets;
 mod streaming;

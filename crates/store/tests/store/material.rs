@@ -153,6 +153,7 @@ pub async fn deliver(follower: &mut Follower, unit: u64, version: u64) -> Object
         policy_version: PolicyVersion(version),
         teacher_id: "teacher".into(),
         object: object.clone(),
+        codec: None,
         tokens: 18,
         claims: Claims::default(),
     });
@@ -168,8 +169,14 @@ pub async fn score(follower: &mut Follower, unit: u64) -> ObjectRef {
     let scored = scored(store.get_rollouts(&rollouts).await.unwrap());
     let object = store.put_scores(SET, &batch, &scored).await.unwrap();
     let claims = Claims::default();
-    let event =
-        Event::Scores(ScoreCommit { batch, score_set: SET.into(), object: object.clone(), packing: None, claims });
+    let event = Event::Scores(ScoreCommit {
+        batch,
+        score_set: SET.into(),
+        parent: None,
+        object: object.clone(),
+        packing: None,
+        claims,
+    });
     follower.append(work("score-0"), |_| Some(event.clone())).await.unwrap().unwrap();
     object
 }

@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: build setup demo demo-smollm2 smollm2 test test-slow test-crash sim check format lints docs bench bench-codec arith-weights clean
+.PHONY: build setup demo demo-smollm2 smollm2 test test-slow test-crash sim check format lints docs bench bench-scale bench-codec arith-weights clean
 
 CACHE ?= $(or $(OPD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/opd)
 PYTHON ?= python3
@@ -96,6 +96,11 @@ docs: setup
 # In the profile that people run; cargo's own bench profile would compile everything once more.
 bench: setup
 	storage/with-s3.sh cargo bench --profile dev
+
+# What the store's log takes, how soon a commit is seen, and what a long or large store costs; on files and in a bucket.
+bench-scale: setup
+	cargo build --bin opd
+	storage/with-s3.sh cargo bench --profile dev --bench store -- commits cache visible log memory
 
 # Bytes, error and speed of packed scores. Samples and scores 256 rows of the smollm2 teacher once, or takes the rollouts of STORE.
 bench-codec: setup smollm2

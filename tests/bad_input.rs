@@ -1,6 +1,7 @@
 //! What is wrong is said before any work: exit status 2, the key or file, both values, what to do; nothing is written.
 
 use crate::support::{Small, opd, succeeded, text};
+use std::process::Stdio;
 
 /// Runs with `sets` and asserts a clean refusal that says each of `says`.
 fn refused(small: &Small, sets: &[&str], says: &[&str]) {
@@ -193,6 +194,43 @@ fn a_store_that_belongs_to_another_pipeline() {
     let said = text(&small.run(&["learn.steps=1"]).stderr);
     assert!(said.contains("student's other files") && said.contains("chat_template.jinja sha256:"), "{said}");
     assert_eq!(small.sql("select count(*) from commits"), commits, "nothing was written");
+}
+
+#[test]
+fn two_pipelines_that_are_started_on_one_store_at_once() {
+    let small = Small::new();
+    let start = |seed: &str| {
+        let mut program = small.command("run", &["learn.steps=1", seed]);
+        program.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let runs = ["seed=4", "seed=5"].map(start).map(|run| run.wait_with_output().unwrap());
+    let (won, lost) = if runs[0].status.success() { (&runs[0], &runs[1]) } else { (&runs[1], &runs[0]) };
+    succeeded(won);
+    let said = text(&lost.stderr);
+    assert_eq!(lost.status.code(), Some(2), "{said}");
+    for words in
+        ["belongs to another run: its seed is", "the pipeline's is", "hint: give this pipeline a store of its own"]
+    {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert_eq!(small.sql("select count(*) from steps"), ["1"]);
+}
+
+#[test]
+fn a_cache_that_cannot_be_where_it_is_asked_for() {
+    let small = Small::new();
+    let file = small.path("train.jsonl").display().to_string();
+    let cache = format!("store.cache={{ path = \"{file}/cache\", bytes = 1000 }}");
+    let named = format!("`{file}/cache` cannot hold copies");
+    let says = [named.as_str(), "Not a directory", "leave store.cache away"];
+    // Only a bucket has one; nobody has to answer there.
+    let mut program = small.command("run", &[&cache, "store.url=s3://bucket/run"]);
+    let output = program.env("AWS_ACCESS_KEY_ID", "x").env("AWS_ENDPOINT", "http://127.0.0.1:9").output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(says.iter().all(|words| said.contains(words)), "{said}");
+    refused(&small, &["store.cache={ path = \"c\", bytes = 0 }"], &["store.cache.bytes is 0", "1 or more"]);
+    refused(&small, &["store.cache={ path = \"c\", size = 9 }"], &["store.cache.size", "unknown field `size`"]);
 }
 
 #[test]

@@ -47,6 +47,24 @@ fn every_level_gives_the_same_columns_in_fewer_bytes() {
     }
 }
 
+/// Fewer draws and ids than are stored: the same rows are learned from whatever the codec, and the step says what it read.
+#[test]
+fn the_learner_reads_what_its_estimator_takes() {
+    let run = |draws: u32, codec: &str| {
+        let small = Small::new();
+        let estimator = format!("learn.estimator={{ name = \"reverse_kl_mc\", draws = {draws} }}");
+        let codecs = ["score.codec", "rollout.codec"].map(|key| format!("{key}={codec}"));
+        succeeded(&small.run(&["learn.steps=2", "eval.sets={}", &estimator, &codecs[0], &codecs[1]]));
+        let step = small.sql("select json from commits where kind = 'step' limit 1").remove(0).replace("\"\"", "\"");
+        let read = format!("\"read\":{{\"draws\":{draws},\"teacher_draws\":0,\"sampler_top_k\":0}}");
+        assert!(step.contains(&read), "{step}");
+        small.sql("select digest from policies where policy_version = 2").remove(0)
+    };
+    let two = run(2, "plain");
+    assert_eq!(run(2, "lossless"), two);
+    assert_ne!(run(4, "plain"), two);
+}
+
 #[test]
 fn a_codec_that_there_is_not_and_one_that_the_run_did_not_begin_with() {
     let small = run("compact");

@@ -1,7 +1,7 @@
 //! Jobs that die: between object and commit, and at any moment. Nothing is lost and nothing trained on twice.
 
-use crate::support::{ROWS_PER_STEP, Small, children, in_bucket, succeeded, text};
-use rustix::process::Signal;
+use crate::support::{ROWS_PER_STEP, Small, children, in_bucket, succeeded, text, wait_for};
+use rustix::process::{Pid, Signal};
 use std::{
     process::Stdio,
     time::{Duration, Instant},
@@ -219,6 +219,36 @@ fn killed(store: impl Fn() -> Small, kills: u64) {
     println!("kills {}, missing {missing}, twice {twice}", kills - left);
     assert_eq!((missing, twice), (0, 0));
     assert!(greatest < critical, "lengths differ: {greatest} is {critical} or more");
+}
+
+#[test]
+fn when_the_run_itself_is_killed_its_jobs_end_by_themselves_and_the_same_command_goes_on() {
+    let sets = ["learn.steps=12"];
+    let (whole, small) = (Small::new(), Small::new());
+    succeeded(&whole.run(&sets));
+    let mut run = small.command("run", &sets).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_for("a step", || small.path("store/steps").exists().then_some(()));
+    let jobs = children(&run);
+    assert_eq!(jobs.len(), 4, "one of each");
+    run.kill().unwrap();
+    run.wait().unwrap();
+    // Whoever inherits them may not have taken notice yet.
+    let is_gone = |id: &Pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", id.as_raw_nonzero())).unwrap_or_default();
+        stat.is_empty() || stat.contains(") Z ")
+    };
+    let begun = Instant::now();
+    wait_for("the end of each job", || jobs.iter().all(is_gone).then_some(()));
+    // What is in hand here takes far less than a second.
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    let commits = || std::fs::read_dir(small.path("store/log")).unwrap().count();
+    let left = commits();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(commits(), left, "nobody is at work");
+    assert_eq!(small.sql("select count(*) from commits where kind = 'finish'"), ["0"], "it was killed under way");
+    succeeded(&small.run(&sets));
+    assert_eq!(small.sql(DIGESTS), whole.sql(DIGESTS));
+    every_row_ended_once(&small);
 }
 
 fn kills() -> u64 {

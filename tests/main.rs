@@ -20,7 +20,9 @@
 //! - [`s3`]: the same in a bucket, with the same weights;
 //! - [`screen`]: what people see;
 //! - [`smollm2`]: real weights, and the pipeline around them;
-//! - [`teachers`]: several teachers, each for its own prompts.
+//! - [`sweep`]: a grid of runs, gone on with, asked and drawn;
+//! - [`teachers`]: several teachers, each for its own prompts;
+//! - [`upkeep`]: verify, du, retain, gc and pins.
 
 mod arith;
 mod bad_input;
@@ -43,4 +45,6 @@ mod s3;
 mod screen;
 mod smollm2;
 mod support;
+mod sweep;
 mod teachers;
+mod upkeep;

@@ -52,6 +52,23 @@ fn an_asynchronous_run_in_a_bucket_stays_within_its_staleness() {
     assert_eq!(bucket.sql("select count(*) from rollouts where policy_version % 2 = 1"), ["0"]);
 }
 
+/// Copies on disk change nothing but what is fetched, whether everything fits or nothing does.
+#[test]
+fn a_run_through_a_cache_makes_the_same_weights() {
+    let Some(plain) = in_bucket() else { return };
+    let sets = ["learn.max_staleness=0", "rollout.workers=2"];
+    succeeded(&plain.run(&sets));
+    for bytes in [100, 30_000, 100_000_000_u64] {
+        let (Some(bucket), cache) = (in_bucket(), tempfile::tempdir().unwrap()) else { return };
+        let set = format!("store.cache={{ path = \"{}\", bytes = {bytes} }}", cache.path().display());
+        succeeded(&bucket.run(&[sets[0], sets[1], &set]));
+        assert_eq!(bucket.sql(DIGESTS), plain.sql(DIGESTS), "{bytes}");
+        let copies = std::fs::read_dir(cache.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().len());
+        let kept: u64 = copies.sum();
+        assert!(kept <= bytes && (kept > 0 || bytes < 1000), "{kept} of {bytes}");
+    }
+}
+
 #[test]
 fn a_wrong_key_is_refused_before_any_work() {
     let Ok(url) = std::env::var("OPD_TEST_S3_URL") else {
@@ -59,10 +76,18 @@ fn a_wrong_key_is_refused_before_any_work() {
         return;
     };
     let small = Small::stored_at(url.clone());
-    let output = small.command("run", &[]).env("AWS_SECRET_ACCESS_KEY", "another").output().unwrap();
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains(&url) && !said.contains("another") && !said.contains("panicked"), "{said}");
+    for (name, wrong) in [("AWS_SECRET_ACCESS_KEY", "another"), ("AWS_ACCESS_KEY_ID", "nobody")] {
+        let output = small.command("run", &[]).env(name, wrong).output().unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        for words in
+            [url.as_str(), "cannot be opened with the credentials of the environment", "hint: see AWS_ACCESS_KEY_ID"]
+        {
+            assert!(said.contains(words), "{name} should say {words:?}: {said}");
+        }
+        // What was given is a secret, even where it is wrong.
+        assert!(!said.contains(wrong) && !said.contains("panicked"), "{said}");
+    }
 }
 
 #[test]

@@ -2,13 +2,13 @@
 //! commit waits for its answer; whoever loses a number folds the winner's commit and tries the next.
 
 use crate::{
-    AnyError,
+    AnyError, in_bucket,
     material::{start, work},
     median,
 };
 use futures::future::try_join_all;
 use record::Event;
-use std::{env, path::Path, time::Instant};
+use std::{path::Path, time::Instant};
 use store::{Store, StoreError, StoreOptions};
 
 /// Rounds per place and number of writers; each begins a new log.
@@ -17,15 +17,15 @@ const ROUNDS: usize = 3;
 /// The table goes out; the CSV comes back.
 pub async fn commits(folder: &Path) -> Result<Vec<String>, AnyError> {
     let folder = |name: &str| folder.join(name).display().to_string();
-    let mut places = vec![("folder", folder("log"), false, 800), ("folder, fsync", folder("log-fsync"), true, 200)];
-    if let Ok(url) = env::var("OPD_TEST_S3_URL") {
-        places.push(("S3", format!("{url}/{}", store::unique_id()), false, 200));
+    let mut places = vec![("folder", folder("log"), false, 800), ("folder, fsync", folder("log-fsync"), true, 192)];
+    if let Some(url) = in_bucket() {
+        places.push(("S3", url, false, 192));
     }
     println!("commits of all writers together, median of {ROUNDS} rounds\n");
     println!(" place           writers   commits   commits/s    ms a commit, median    ms, 99 of 100");
     let mut csv = vec!["place,writers,commits,commits_per_s,median_ms,p99_ms".to_string()];
     for (place, url, fsync, commits) in places {
-        for writers in [1, 8] {
+        for writers in [1, 8, 32] {
             let mut rounds = Vec::new();
             for round in 0..ROUNDS {
                 let options = StoreOptions { fsync, ..StoreOptions::default() };

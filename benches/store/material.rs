@@ -134,7 +134,7 @@ pub fn work(worker: &str) -> Work {
 }
 
 /// Claims, samples and scores a unit; the bytes that took.
-async fn commit(follower: &mut Follower, unit: u64, scored: &ScoredBatch) -> Result<u64, AnyError> {
+pub async fn commit(follower: &mut Follower, unit: u64, scored: &ScoredBatch) -> Result<u64, AnyError> {
     let store = follower.store().clone();
     let (batch, of) = (format!("u{unit}"), UnitRows { unit, rows: RowSet::first(ROWS) });
     let claim = Event::Claim(Claims { units: vec![of.clone()], batches: vec![] });
@@ -147,6 +147,7 @@ async fn commit(follower: &mut Follower, unit: u64, scored: &ScoredBatch) -> Res
         of,
         policy_version: PolicyVersion(0),
         teacher_id: "teacher".into(),
+        codec: None,
         object: rollouts,
         codec: None,
         tokens: scored.rollouts().tokens() as u64,
@@ -167,7 +168,7 @@ async fn commit(follower: &mut Follower, unit: u64, scored: &ScoredBatch) -> Res
 }
 
 /// splitmix64: the same rows in every run of the bench.
-struct Chance(u64);
+pub struct Chance(pub u64);
 
 impl Chance {
     fn below(&mut self, n: u64) -> u64 {
@@ -212,7 +213,8 @@ impl Chance {
     }
 }
 
-fn batch(unit: u64, chance: &mut Chance) -> Result<ScoredBatch, AnyError> {
+/// The scored rollouts of a unit.
+pub fn batch(unit: u64, chance: &mut Chance) -> Result<ScoredBatch, AnyError> {
     let (mut rows, mut scores) = (Vec::new(), Vec::new());
     for row in 0..ROWS {
         let n = chance.between(8, 35);

@@ -39,9 +39,9 @@ pub async fn reading(folder: &Path) -> Result<Vec<String>, AnyError> {
     for _ in 0..REPETITIONS {
         runs[0].2.push(Run::time(|| read_json(&written.json))?);
         runs[1].2.push(Run::time(|| read_parquet(&written.parquet))?);
-        let (start, cpu) = (Instant::now(), cpu_seconds()?);
+        let (start, cpu) = (Instant::now(), cpu_seconds("self")?);
         let sum = read_store(&written.store).await?;
-        runs[2].2.push(Run { seconds: start.elapsed().as_secs_f64(), cpu: cpu_seconds()? - cpu, sum });
+        runs[2].2.push(Run { seconds: start.elapsed().as_secs_f64(), cpu: cpu_seconds("self")? - cpu, sum });
     }
     let sums: Vec<Sum> = runs.iter().flat_map(|run| &run.2).map(|run| run.sum).collect();
     if sums.iter().any(|sum| *sum != sums[0] || sum.rows != rows as u64) {
@@ -72,16 +72,16 @@ struct Run {
 
 impl Run {
     fn time(read: impl FnOnce() -> Result<Sum, AnyError>) -> Result<Self, AnyError> {
-        let (start, cpu) = (Instant::now(), cpu_seconds()?);
+        let (start, cpu) = (Instant::now(), cpu_seconds("self")?);
         let sum = read()?;
-        Ok(Self { seconds: start.elapsed().as_secs_f64(), cpu: cpu_seconds()? - cpu, sum })
+        Ok(Self { seconds: start.elapsed().as_secs_f64(), cpu: cpu_seconds("self")? - cpu, sum })
     }
 }
 
 /// Rows, and the sum of all their numbers: integers exactly, floats by their bits, so that order does not matter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Sum {
-    rows: u64,
+pub struct Sum {
+    pub rows: u64,
     total: u64,
 }
 
@@ -95,7 +95,8 @@ impl Sum {
     }
 }
 
-async fn read_store(store: &Store) -> Result<Sum, AnyError> {
+/// Streams every scored row of a store.
+pub async fn read_store(store: &Store) -> Result<Sum, AnyError> {
     let snapshot = store.snapshot(None).await?;
     let mut stream = store.scored(&snapshot, &Selection::scored_in(SET));
     let mut sum = Sum::default();

@@ -94,6 +94,8 @@ enum Command {
     },
     /// Say what more workers, other cores or another staleness would make of a run.
     Plan(crate::forecast::Args),
+    /// Make a grid of runs with several seeds, and show what came of them as one table.
+    Sweep(crate::sweep::Args),
     /// Print who worked when as a Chrome trace (chrome://tracing, Perfetto).
     Trace {
         /// The store: a directory, file:///..., or s3://bucket/prefix.
@@ -172,6 +174,7 @@ pub fn run(cli: Cli) -> Result<()> {
             }
             Command::Compact(args) => compact::run(&args, &Stop::listen()).await,
             Command::Trace { store } => crate::trace::run(&store).await,
+            Command::Sweep(args) => crate::sweep::run(args).await,
             Command::Plan(args) => crate::forecast::run(args).await,
             Command::Status { store } => status::run(&store).await,
             Command::Verify(args) => args.run().await,
@@ -212,7 +215,7 @@ async fn job(job: Job, args: JobArgs, teachers: &[String]) -> Result<()> {
         Job::Rollout => pipeline.rollout.threads,
         Job::Score => pipeline.score.threads,
         Job::Eval => pipeline.eval.as_ref().map_or(1, |eval| eval.threads),
-        Job::Learn | Job::Run | Job::Store | Job::Compact => pipeline.learn.threads,
+        Job::Learn | Job::Run | Job::Store => pipeline.learn.threads,
     };
     // Before there is a run to wait for.
     let teachers = score::served(&pipeline, teachers)?;
@@ -228,7 +231,7 @@ async fn job(job: Job, args: JobArgs, teachers: &[String]) -> Result<()> {
         Job::Rollout => crate::rollout::run(context).await,
         Job::Score => score::run(context, teachers).await,
         Job::Eval => crate::eval::run(context).await,
-        Job::Learn | Job::Run | Job::Store | Job::Compact => learn::run(context).await,
+        Job::Learn | Job::Run | Job::Store => learn::run(context).await,
     }
 }
 

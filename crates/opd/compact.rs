@@ -249,9 +249,9 @@ impl Worker {
         let waited_s = begun.saturating_duration_since(self.last).as_secs_f64();
         self.last = Instant::now();
         Work {
-            worker: Job::Compact.as_str().into(),
+            worker: "compact".into(),
             incarnation: self.incarnation.clone(),
-            job: Job::Compact,
+            job: Job::Store,
             started,
             busy_s: begun.elapsed().as_secs_f64(),
             waited_s,

@@ -2,6 +2,7 @@
 
 mod layers;
 mod prompts;
+mod storage;
 
 use crate::{
     error::{CommandError, Result},
@@ -19,6 +20,7 @@ use toml::Table;
 
 pub use layers::{apply_sets, from_table};
 pub use prompts::{EvalSection, EvalSet, Keys, PromptsSection};
+pub use storage::{CacheSection, StoreSection};
 
 /// A run, as resolved from its layers.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -52,26 +54,6 @@ pub struct Pipeline {
     /// How the jobs are run together.
     #[serde(default)]
     pub run: RunSection,
-}
-
-/// `[store]`
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct StoreSection {
-    /// `s3://bucket/prefix`, `file:///path`, or a path relative to where the command runs.
-    pub url: String,
-    /// Whether objects on local disks are flushed before they are committed, so that they outlive a loss of power.
-    #[serde(default)]
-    pub fsync: bool,
-    /// Commits between two snapshots of the log.
-    #[serde(default = "default_snapshot_every")]
-    pub snapshot_every: u64,
-    /// Milliseconds between two looks for a new commit.
-    #[serde(default = "default_poll_ms")]
-    pub poll_ms: u64,
-    /// Batches fetched ahead.
-    #[serde(default = "default_prefetch")]
-    pub prefetch: usize,
 }
 
 /// `[student]`
@@ -256,15 +238,6 @@ fn cpu() -> String {
 fn default_set() -> String {
     "main".into()
 }
-fn default_snapshot_every() -> u64 {
-    4096
-}
-fn default_poll_ms() -> u64 {
-    20
-}
-fn default_prefetch() -> usize {
-    4
-}
 fn default_batch_tokens() -> usize {
     8192
 }
@@ -409,7 +382,8 @@ mod tests {
     fn what_was_resolved_reads_back() {
         let args = r#"prompts.chat_template_args={ enable_thinking = false }"#;
         let teachers = r#"teachers={ math = { model = "/math", device = "cuda:1" }, code = { model = "/code" } }"#;
-        let pipeline = load(SMALL, &[EVAL, args, teachers]).unwrap();
+        let cache = r#"store.cache={ path = "/cache", bytes = 1000000 }"#;
+        let pipeline = load(SMALL, &[EVAL, args, teachers, cache]).unwrap();
         assert_eq!(pipeline.all_teachers().into_keys().collect::<Vec<_>>(), ["code", "math", "teacher"]);
         assert_eq!((pipeline.teacher_device("math"), pipeline.teacher_device("code")), ("cuda:1", "cpu"));
         let again: Pipeline = from_table("pipeline", toml::from_str(&pipeline.to_toml()).unwrap()).unwrap();
@@ -426,6 +400,8 @@ mod tests {
             ("learn.estimator.name=reverse_kl", "did you mean `reverse_kl_mc`?"),
             ("learn.estimator.drws=3", "unknown field `drws`"),
             ("prompts.pth=x", "did you mean `path`?"),
+            ("store.cache={ path = \"/c\", byts = 3 }", "did you mean `bytes`?"),
+            ("store.cache={ path = \"/c\" }", "at `store.cache`: missing field `bytes`"),
             ("prompts.keys={ answr = \"x\" }", "at `prompts.keys.answr`: unknown field `answr`"),
             ("eval.sets={ a = { path = \"x\", sampels = 3 } }", "at `eval.sets.a.sampels`: unknown field `sampels`"),
             ("eval.sets={ a = { path = \"x\", sampels = 3 } }", "did you mean `samples`?"),

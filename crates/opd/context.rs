@@ -16,7 +16,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use store::{Follower, Snapshot, Store, StoreOptions};
+use store::{Follower, Snapshot, Store};
 
 /// A job at work on a store.
 pub struct Context {
@@ -224,12 +224,5 @@ pub async fn open_store(pipeline: &Pipeline) -> Result<Store> {
         return Err(CommandError::new(what)
             .hint("use a directory or s3://bucket/prefix; memory:/// is for tests within one process"));
     }
-    let options = StoreOptions {
-        fsync: pipeline.store.fsync,
-        snapshot_every: pipeline.store.snapshot_every,
-        poll: Duration::from_millis(pipeline.store.poll_ms),
-        prefetch: pipeline.store.prefetch,
-        ..StoreOptions::default()
-    };
-    Ok(Store::open(&pipeline.store.url, options).await?)
+    Ok(Store::open(&pipeline.store.url, pipeline.store.options()).await?)
 }

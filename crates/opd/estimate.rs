@@ -3,7 +3,7 @@
 mod budget;
 mod models;
 mod parameters;
-mod plot;
+pub(crate) mod plot;
 mod rows;
 mod table;
 

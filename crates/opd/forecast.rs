@@ -37,9 +37,13 @@ pub struct Args {
     /// The greatest staleness; the run's own, or 4.
     #[arg(long, value_name = "N")]
     max_staleness: Option<u64>,
-    /// Cores that all jobs share; without, each has one (or a GPU) to itself.
+    /// Cores that all jobs share; without, each has one (or a GPU) to itself. Cores that share units or memory do less at once
+    /// than their number: 1.7, say, as measured.
     #[arg(long, value_name = "N")]
-    cores: Option<u32>,
+    cores: Option<f64>,
+    /// Seconds until the next stage takes up what one has done, on average; half the store's poll_ms, or 0 with --stages.
+    #[arg(long, value_name = "SECONDS")]
+    handover: Option<f64>,
     /// Print comma-separated values.
     #[arg(long)]
     csv: bool,
@@ -60,10 +64,17 @@ pub async fn run(args: Args) -> Result<()> {
         }
         (None, None) => return Err(CommandError::new("neither a store nor --stages was given")),
     };
-    if args.cores == Some(0) {
-        return Err(CommandError::new("--cores is 0").hint("it must be 1 or more"));
+    if args.cores.is_some_and(|cores| !(cores > 0.0)) {
+        let cores = args.cores.unwrap_or_default();
+        return Err(CommandError::new(format!("--cores is {cores}")).hint("it must be above 0"));
     }
-    setup.cores = args.cores.map_or(f64::INFINITY, f64::from);
+    if let Some(handover) = args.handover {
+        if !(handover.is_finite() && handover >= 0.0) {
+            return Err(CommandError::new(format!("--handover is {handover}")).hint("it must be 0 or more seconds"));
+        }
+        setup.poll_s = 2.0 * handover;
+    }
+    setup.cores = args.cores.unwrap_or(f64::INFINITY);
     setup.pace.max_staleness = args.max_staleness.unwrap_or(setup.pace.max_staleness).max(setup.pace.lag);
     setup.pace.steps = STEPS;
     let text = crate::error::off_thread(move || {

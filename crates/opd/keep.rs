@@ -5,7 +5,7 @@ mod gc;
 mod grid;
 mod pin;
 mod quantity;
-mod retain;
+pub(crate) mod retain;
 mod verify;
 
 pub use du::Du;

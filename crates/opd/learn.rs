@@ -97,7 +97,9 @@ pub async fn run(mut job: Context) -> Result<()> {
             Next::Done => return Ok(()),
             Next::Wait => job.wait().await?,
             Next::Do(Learn::Drop(_) | Learn::Finish(_)) => {
-                job.append(0, |now| events::end_rows(now, &score_set, pace)).await?;
+                let (version, incarnation) = (trainee.version, job.incarnation().to_string());
+                let is_fenced = |now: &Snapshot| events::is_fenced(now, version, &incarnation);
+                job.append(0, |now| events::end_rows(now, &score_set, pace).filter(|_| !is_fenced(now))).await?;
             }
             Next::Do(Learn::Step(consumed)) => {
                 job.begin();
@@ -392,8 +394,13 @@ pub(crate) async fn retire(job: &mut Context) -> Result<()> {
         return Ok(());
     }
     let mut objects = Vec::new();
+    let incarnation = job.incarnation().to_string();
     let retired = job
         .append(0, |now| {
+            // Of two learners, only the one whose step is the last gives anything up.
+            if now.learner.as_ref() != Some(&incarnation) {
+                return None;
+            }
             let (policies, moments) = plan(now);
             let weights = policies.iter().filter_map(|version| now.policies.get(version)).map(|policy| &policy.weights);
             objects = weights.chain(moments.iter().filter_map(|version| now.moments.get(version))).cloned().collect();

@@ -44,5 +44,8 @@ pub mod simulation;
 pub mod sql;
 pub mod status;
 pub mod stop;
+pub mod svg;
+pub mod sweep;
 pub mod teachers;
 pub mod trace;
+pub mod warnings;

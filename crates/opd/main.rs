@@ -7,6 +7,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // Before anything touches libtorch: on a GPU machine its CUDA half is not linked, only found.
     model::load_cuda();
+    opd::warnings::show();
     match opd::cli::run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

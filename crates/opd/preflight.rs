@@ -147,6 +147,7 @@ pub fn check_settings(pipeline: &Pipeline) -> Result<()> {
         ("store.snapshot_every", pipeline.store.snapshot_every),
         ("store.poll_ms", pipeline.store.poll_ms),
         ("store.prefetch", pipeline.store.prefetch as u64),
+        ("store.cache.bytes", pipeline.store.cache.as_ref().map_or(1, |cache| cache.bytes)),
         ("eval.batch_rows", pipeline.eval.as_ref().map_or(1, |eval| eval.batch_rows as u64)),
         ("eval.threads", pipeline.eval.as_ref().map_or(1, |eval| u64::from(eval.threads))),
     ] {

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
-use store::Snapshot;
+use store::{Batch, Snapshot};
 
 /// How often a line is printed where it cannot be redrawn.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
@@ -109,8 +109,9 @@ fn describe(job: Job, now: &Snapshot, steps: u64) -> String {
         Job::Rollout => {
             format!("{} rows ahead of the learner  policy {}  {speed}", now.rows_ahead(), now.newest_policy().version)
         }
-        Job::Score | Job::Run | Job::Store | Job::Compact => {
-            let unscored = now.pending().filter(|(_, batch)| batch.scores.is_empty()).count();
+        Job::Score | Job::Run | Job::Store => {
+            let is_scored = |batch: &Batch| now.run.score_sets.keys().any(|set| batch.scores.contains_key(set));
+            let unscored = now.pending().filter(|(_, batch)| !is_scored(batch)).count();
             format!("{unscored} batches to score  {speed}")
         }
     }

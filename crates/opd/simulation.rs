@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod audit;
 #[cfg(test)]
+mod clocks;
+#[cfg(test)]
 mod jobs;
 #[cfg(test)]
 mod over_store;

@@ -31,7 +31,14 @@ pub async fn run(store: &str, query: &str, at: Option<u64>, format: Format) -> R
     if let Some(why) = session.without() {
         say(&format!("{why}; the rollouts that it recorded are not shown"));
     }
-    let answer = session.run(query).await?;
+    print(session.run(query).await?, format).await
+}
+
+/// Prints an answer on standard output.
+///
+/// # Errors
+/// What comes up while it is computed.
+pub async fn print(answer: query::Answer, format: Format) -> Result<()> {
     let format = match format {
         Format::Table => query::Format::Table { width: terminal_width() },
         Format::Csv => query::Format::Csv,

@@ -61,7 +61,7 @@ impl PinArgs {
                 format!("--versions goes to {last}, but after commit {} the run was at {}", then.seq, then.version);
             return Err(CommandError::new(what).hint("pin later, or fewer versions"));
         }
-        let pin = Pin { name: name.clone(), at: then.seq, first: PolicyVersion(first), last: PolicyVersion(last) };
+        let pin = Pin { name: name.clone(), upto: then.seq, first: PolicyVersion(first), last: PolicyVersion(last) };
         let event = |now: &Snapshot| (!now.pins.contains_key(&name)).then(|| Event::Pin(pin.clone()));
         let made = follower.append(work("pin"), event).await?;
         let Some(there) = follower.snapshot().pins.get(&name).filter(|there| made.is_some() || **there == pin) else {
@@ -70,7 +70,7 @@ impl PinArgs {
         };
         say(&format!(
             "`{name}` keeps what commits up to {} name of policy {} to {}",
-            there.at, there.first, there.last
+            there.upto, there.first, there.last
         ));
         Ok(())
     }
@@ -97,7 +97,7 @@ impl Unpin {
 }
 
 fn table(now: &Snapshot) -> String {
-    let row = |pin: &Pin| [pin.name.clone(), pin.at.to_string(), pin.first.0.to_string(), pin.last.0.to_string()];
+    let row = |pin: &Pin| [pin.name.clone(), pin.upto.to_string(), pin.first.0.to_string(), pin.last.0.to_string()];
     let rows: Vec<_> = now.pins.values().map(row).collect();
-    grid::table(["pin", "at", "first", "last"], [false, true, true, true], &rows)
+    grid::table(["pin", "upto", "first", "last"], [false, true, true, true], &rows)
 }

@@ -138,6 +138,14 @@ pub(super) fn freed_by_versions(inventory: &Inventory, now: &Snapshot, keep: u64
     give_up(inventory, now, &limit).iter().map(|portion| portion.bytes).sum()
 }
 
+/// Gives up everything that may be: for a simulation, with nothing shown.
+#[cfg(test)]
+pub(crate) async fn give_up_all(store: &Store) -> Result<bool> {
+    let (inventory, now) = look(store, false).await?;
+    let given_up = may_go(&inventory, &now);
+    if given_up.is_empty() { Ok(false) } else { commit(store, &now, &given_up).await }
+}
+
 /// Everything that nobody needs: no row of it is live, no resume reads it, no pin covers it.
 fn may_go(inventory: &Inventory, now: &Snapshot) -> Vec<Portion> {
     let is_free = is_free(now);

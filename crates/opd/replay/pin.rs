@@ -12,7 +12,7 @@ use store::Snapshot;
 /// As reading the parent's log.
 pub(super) async fn keep(parent: &ParentRun, script: &Script, child: &Run) -> Result<()> {
     let Some((first, last)) = script.versions() else { return Ok(()) };
-    let pin = Pin { name: format!("replay-{}", child.run_id), at: parent.seq, first, last };
+    let pin = Pin { name: format!("replay-{}", child.run_id), upto: parent.seq, first, last };
     let mut follower = parent.store.follow().await?;
     let event = |now: &Snapshot| (!now.pins.contains_key(&pin.name)).then(|| Event::Pin(pin.clone()));
     if let Err(error) = follower.append(keep::work("replay"), event).await {

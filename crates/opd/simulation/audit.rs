@@ -3,7 +3,9 @@
 
 use super::{SET, Shape, jobs};
 use crate::pace::WhenStale;
-use record::{BatchId, BatchRows, Commit, Digest, DropReason, Event, ObjectRef, PolicyVersion, Run, UnitRows};
+use record::{
+    BatchId, BatchRows, Commit, Digest, DropReason, EvalCommit, Event, Job, ObjectRef, PolicyVersion, Run, UnitRows,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -49,6 +51,14 @@ pub struct Audit {
     ids: BTreeSet<String>,
     batches: BTreeMap<BatchId, Delivered>,
     ended: BTreeSet<(BatchId, u32)>,
+    /// The state before the commit that is checked.
+    before: Option<Snapshot>,
+    /// Lives of learners that committed something; those that another learner's step came after.
+    learners: BTreeSet<String>,
+    fenced: BTreeSet<String>,
+    /// Published weights by version, and versions that were evaluated.
+    published: BTreeMap<PolicyVersion, Vec<u8>>,
+    evaluated: BTreeSet<PolicyVersion>,
 }
 
 impl Audit {
@@ -56,6 +66,7 @@ impl Audit {
         let reader = Store::with_backend(objects.sound(), store::StoreOptions::default());
         let (commits, ids, trained) = (Vec::new(), BTreeSet::new(), Vec::new());
         let (batches, ended) = (BTreeMap::new(), BTreeSet::new());
+        let published = BTreeMap::from([(run.policy.version, weights.clone())]);
         let objects = objects.clone();
         Self {
             run,
@@ -70,6 +81,11 @@ impl Audit {
             ids,
             batches,
             ended,
+            before: None,
+            learners: BTreeSet::new(),
+            fenced: BTreeSet::new(),
+            published,
+            evaluated: BTreeSet::new(),
         }
     }
 
@@ -113,9 +129,17 @@ impl Audit {
         }
         let commits = self.read_afresh()?;
         for commit in commits.into_iter().skip(self.commits.len()) {
-            self.check(&commit).map_err(|what| format!("commit {} ({}): {what}", commit.seq, commit.event.kind()))?;
+            let found = |what: String| format!("commit {} ({}): {what}", commit.seq, commit.event.kind());
+            self.check(&commit).map_err(found)?;
+            self.check_learner(&commit).map_err(found)?;
+            let after = match self.before.take() {
+                None => Snapshot::start(&commit),
+                Some(mut before) => before.apply(&commit).map(|()| before),
+            };
+            self.before = Some(after.map_err(|error| error.to_string())?);
             self.commits.push(commit);
         }
+        self.check_kept()?;
         self.check_room()
     }
 
@@ -190,10 +214,86 @@ impl Audit {
                 for object in [record, moments, weights].into_iter().flatten() {
                     self.object(object)?;
                 }
+                if let Some(policy) = &step.policy {
+                    self.published.insert(policy.version, self.weights.clone());
+                }
             }
+            Event::Eval(eval) => self.evaluate(eval)?,
+            Event::Retire(retired) => self.check_unneeded(&retired.policies)?,
             _ => {}
         }
         Ok(())
+    }
+
+    /// A learner that another one's step came after makes, ends and gives up nothing more; and nobody but the maker of the last
+    /// step gives anything up.
+    fn check_learner(&mut self, commit: &Commit) -> Result<(), String> {
+        let of_learner = match &commit.event {
+            Event::Step(_) | Event::Finish { .. } | Event::Retire(_) => true,
+            // That a batch is damaged may be said by anyone.
+            Event::Drop { dropped } => dropped.iter().any(|rows| rows.reason != DropReason::Corrupt),
+            _ => false,
+        };
+        if !of_learner || commit.work.job != Job::Learn {
+            return Ok(());
+        }
+        let life = &commit.work.incarnation;
+        if self.fenced.contains(life) {
+            return Err(format!("the learner {life} goes on after another's step"));
+        }
+        if matches!(commit.event, Event::Retire(_)) {
+            let last = self.before.as_ref().and_then(|before| before.learner.as_ref());
+            if last != Some(life) {
+                return Err(format!("{life} gives up what {last:?} made"));
+            }
+        }
+        if matches!(commit.event, Event::Step(_)) {
+            self.fenced.extend(self.learners.iter().filter(|other| *other != life).cloned());
+        }
+        self.learners.insert(life.clone());
+        Ok(())
+    }
+
+    /// Weights that are given up wait for no evaluation, are not those that are sampled with next, and a resume needs them no more.
+    fn check_unneeded(&self, policies: &[PolicyVersion]) -> Result<(), String> {
+        let Some(before) = &self.before else { return Err("there is no run".into()) };
+        for version in policies {
+            let needs = [
+                ("an evaluation", jobs::awaits_eval(before, *version, self.shape.pace.steps)),
+                ("the sampler", self.shape.pace.sampling_version(before) == *version),
+                ("a resume", before.checkpoint == *version),
+                ("a comparison with the beginning", version.0 == 0),
+            ];
+            if let Some((who, _)) = needs.into_iter().find(|(_, needs)| *needs) {
+                return Err(format!("{who} needs {version}, which is given up"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Weights and moments that the log keeps are there, whatever was given up and deleted.
+    fn check_kept(&self) -> Result<(), String> {
+        let Some(now) = self.now() else { return Ok(()) };
+        let weights = now.policies.values().map(|policy| &policy.weights);
+        weights.chain(now.moments.values()).try_for_each(|object| self.object(object).map(drop))
+    }
+
+    fn evaluate(&mut self, eval: &EvalCommit) -> Result<(), String> {
+        let version = eval.policy_version;
+        let weights = self.published.get(&version).ok_or_else(|| format!("{version} was never published"))?;
+        if eval.accuracy != (jobs::measured(weights), 1.0) {
+            return Err(format!("what was evaluated as {version} was something else"));
+        }
+        if !self.evaluated.insert(version) {
+            return Err(format!("{version} was evaluated before"));
+        }
+        Ok(())
+    }
+
+    /// Whether every version that is due was evaluated.
+    pub fn is_evaluated(&self) -> bool {
+        let due = |version: &&PolicyVersion| jobs::is_eval_due(**version, self.shape.pace.steps);
+        self.published.keys().filter(due).all(|version| self.evaluated.contains(version))
     }
 
     /// What a commit names is there, whole.
@@ -239,6 +339,7 @@ impl Audit {
             ("each row delivered ended", delivered == now.ended.consumed + dropped),
             ("each row ended once", delivered == self.ended.len() as u64),
             ("no row of a unit was trained on twice", once.len() == self.trained.len()),
+            ("each version that was due was evaluated", self.is_evaluated()),
         ];
         match facts.into_iter().find(|(_, holds)| !holds) {
             Some((what, _)) => Err(format!("not so: {what}: {:?}", now.ended)),

@@ -11,8 +11,8 @@ use crate::{
     plan::{self, Learn, Next, Rollout, Score, Serves},
 };
 use record::{
-    BatchId, BatchRows, Claims, Commit, Digest, Event, Job, ObjectRef, Policy, PolicyVersion, RolloutCommit,
-    ScoreCommit, StepCommit, UnitRows, Work,
+    BatchId, BatchRows, Claims, Commit, Digest, EvalCommit, Event, Job, ObjectRef, Policy, PolicyVersion,
+    Retirement, RolloutCommit, ScoreCommit, StepCommit, UnitRows, Work,
 };
 use std::{
     cell::RefCell,
@@ -28,13 +28,40 @@ use store::{
 /// How long a worker may be silent before its claims may be taken over: less than a request that hangs, so that this happens.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// What is evaluated, and how many steps lie between two evaluations.
+pub const EVAL_SET: &str = "heldout";
+const EVAL_EVERY: u64 = 2;
+
+/// Whether a version waits for its evaluation.
+pub fn awaits_eval(now: &Snapshot, version: PolicyVersion, steps: u64) -> bool {
+    let is_done = now.evaluated.get(EVAL_SET).is_some_and(|done| done.contains(&version));
+    is_eval_due(version, steps) && !is_done
+}
+
+/// Whether a version is to be evaluated.
+pub fn is_eval_due(version: PolicyVersion, steps: u64) -> bool {
+    plan::is_eval_due(version, EVAL_EVERY, steps)
+}
+
 /// A job at work.
 pub struct At {
     pub shape: Shape,
     pub store: Store,
     pub job: Job,
     pub number: u32,
+    pub fault: LearnerFault,
     pub audit: Rc<RefCell<Audit>>,
+}
+
+/// What a learner does wrong on purpose, so that the audit can be seen to find it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LearnerFault {
+    /// Nothing.
+    None,
+    /// When it looks at the log it does not mind that another learner made a step.
+    GoesOnBefore,
+    /// When its own step was not made it does not mind whose was.
+    GoesOnAfter,
 }
 
 /// A job and its place in the log.
@@ -58,6 +85,7 @@ pub async fn live(at: At) -> Result<()> {
     match working.at.job {
         Job::Rollout => rollout(working).await,
         Job::Score => score(working).await,
+        Job::Eval => eval(working).await,
         _ => learn(working).await,
     }
 }
@@ -106,8 +134,8 @@ async fn rollout(mut job: Working) -> Result<()> {
             }
             Next::Do(Rollout::Sample(of)) => {
                 let policy = pace.sampling_version(job.now());
-                let weights = job.now().policies[&policy].weights.clone();
-                let weights = job.at.store.get(&weights).await?;
+                // Retired in the meantime: look again.
+                let Some(weights) = weights_of(&mut job, policy).await? else { continue };
                 busy(3_000).await;
                 let teachers: Vec<String> = (0..shape.teachers).map(teacher).collect();
                 let parts = plan::parts(&of, |row| &teachers[(row % shape.teachers) as usize]);
@@ -131,6 +159,50 @@ async fn rollout(mut job: Working) -> Result<()> {
                     let is_lapsed = |worker: &str| lapsed.contains(worker);
                     job.append(|now| events::rollouts(now, &batch, pace, &is_lapsed, i == last)).await?;
                 }
+            }
+        }
+    }
+}
+
+/// The weights of a version that the log keeps, as this job knows it; `None` if it was retired since.
+async fn weights_of(job: &mut Working, version: PolicyVersion) -> Result<Option<bytes::Bytes>> {
+    let weights = job.now().policies[&version].weights.clone();
+    match job.at.store.get(&weights).await {
+        Err(missing @ StoreError::Missing { .. }) => {
+            job.follower.refresh().await?;
+            if job.now().policies.contains_key(&version) {
+                job.at.audit.borrow_mut().fail(format!("the weights of {version} are gone, and the log keeps them"));
+                return Err(missing);
+            }
+            Ok(None)
+        }
+        weights => weights.map(Some),
+    }
+}
+
+async fn eval(mut job: Working) -> Result<()> {
+    let (sets, steps) = ([EVAL_SET.to_string()], job.at.shape.pace.steps);
+    loop {
+        job.follower.refresh().await?;
+        match plan::eval(job.now(), &sets, EVAL_EVERY, steps) {
+            Next::Done => return Ok(()),
+            Next::Wait => drop(job.follower.wait().await?),
+            Next::Do((version, set)) => {
+                let Some(weights) = weights_of(&mut job, version).await? else { continue };
+                busy(4_000).await;
+                let accuracy = (measured(&weights), 1.0);
+                job.append(|now| {
+                    (now.policies.contains_key(&version) && awaits_eval(now, version, steps)).then(|| {
+                        Event::Eval(EvalCommit {
+                            eval_set: set.clone(),
+                            policy_version: version,
+                            accuracy,
+                            sampled_accuracy: accuracy,
+                            metrics: BTreeMap::new(),
+                        })
+                    })
+                })
+                .await?;
             }
         }
     }
@@ -180,20 +252,25 @@ async fn deliver_scores(job: &mut Working, id: BatchId, serves: &Serves) -> Resu
 }
 
 async fn learn(mut job: Working) -> Result<()> {
-    let pace = job.at.shape.pace;
-    let (mut version, mut weights) = resume(&job).await?;
+    let (pace, incarnation) = (job.at.shape.pace, job.ledger.incarnation.clone());
+    let (mut version, mut weights) = resume(&mut job).await?;
     loop {
         job.follower.refresh().await?;
-        if events::is_fenced(job.now(), version, &job.ledger.incarnation) {
+        if job.at.fault != LearnerFault::GoesOnBefore && events::is_fenced(job.now(), version, &incarnation) {
             return Ok(());
         }
         match plan::learn(job.now(), SET, pace) {
             Next::Done => return Ok(()),
             Next::Wait => drop(job.follower.wait().await?),
             Next::Do(Learn::Drop(_) | Learn::Finish(_)) => {
-                job.append(|now| events::end_rows(now, SET, pace)).await?;
+                let is_fenced = |now: &Snapshot| events::is_fenced(now, version, &incarnation);
+                job.append(|now| events::end_rows(now, SET, pace).filter(|_| !is_fenced(now))).await?;
             }
             Next::Do(Learn::Step(batches)) => {
+                if job.now().version != version {
+                    let what = format!("a learner at {version} trains on what is due at {}", job.now().version);
+                    job.at.audit.borrow_mut().fail(what);
+                }
                 let consumed: Vec<BatchRows> =
                     batches.into_iter().map(|of| BatchRows { batch: of.batch, rows: of.rows }).collect();
                 match read(&job, &consumed).await? {
@@ -203,13 +280,15 @@ async fn learn(mut job: Working) -> Result<()> {
                         let trained = train(&weights, &rows);
                         let step = store_step(&job, version.0 + 1, consumed, &trained).await?;
                         let made = job.append(|now| events::step(now, &step)).await?;
-                        if events::is_fenced(job.now(), version, &job.ledger.incarnation) {
+                        let goes_on = job.at.fault == LearnerFault::GoesOnAfter;
+                        if !goes_on && events::is_fenced(job.now(), version, &incarnation) {
                             return Ok(());
                         }
                         (version, weights) = match made {
                             Some(_) => (PolicyVersion(step.step), trained),
-                            None => resume(&job).await?,
+                            None => resume(&mut job).await?,
                         };
+                        retire(&mut job).await?;
                     }
                 }
             }
@@ -217,10 +296,38 @@ async fn learn(mut job: Working) -> Result<()> {
     }
 }
 
+/// Gives up what can be given up: more eagerly than real learners, who wait until it is worth it.
+async fn retire(job: &mut Working) -> Result<()> {
+    let (pace, incarnation) = (job.at.shape.pace, job.ledger.incarnation.clone());
+    let mut objects = Vec::new();
+    let retired = job.append(|now| {
+        let awaits = |version| awaits_eval(now, version, pace.steps);
+        let (policies, moments) = plan::retire(now, 1 + pace.lag as usize, &awaits);
+        let is_ours = now.learner.as_ref() == Some(&incarnation);
+        let weights = policies.iter().map(|version| &now.policies[version].weights);
+        objects = weights.chain(moments.iter().map(|version| &now.moments[version])).cloned().collect();
+        let retired = Retirement { policies, moments, ..Retirement::default() };
+        (is_ours && !objects.is_empty()).then_some(Event::Retire(retired))
+    });
+    if retired.await?.is_some() {
+        for object in &objects {
+            // What stays is an object that nobody names.
+            let _ = job.at.store.delete(&object.key).await;
+        }
+    }
+    Ok(())
+}
+
 /// The weights as the log left them, from the last checkpoint and the steps recorded since.
-async fn resume(job: &Working) -> Result<(PolicyVersion, Vec<u8>)> {
-    let now = job.now();
-    let mut weights = job.at.store.get(&now.policies[&now.checkpoint].weights).await?.to_vec();
+async fn resume(job: &mut Working) -> Result<(PolicyVersion, Vec<u8>)> {
+    let weights = loop {
+        let checkpoint = job.now().checkpoint;
+        // Another learner that is still at work may have given it up for a later one.
+        if let Some(weights) = weights_of(job, checkpoint).await? {
+            break weights;
+        }
+    };
+    let (now, mut weights) = (job.now(), weights.to_vec());
     for step in &now.steps_after_checkpoint {
         match read(job, &step.consumed).await? {
             Ok(rows) => weights = train(&weights, &rows),
@@ -289,6 +396,13 @@ pub fn sampled(weights: &[u8], of: &UnitRows) -> String {
 /// Weights after a step on rows: a function of all there ever was in them.
 pub fn train(weights: &[u8], rows: &str) -> Vec<u8> {
     Digest::of(&[weights, rows.as_bytes()].concat()).to_string().into_bytes()
+}
+
+/// What an evaluation finds: a number that only these weights have.
+pub fn measured(weights: &[u8]) -> f64 {
+    let digest = Digest::of(weights).hex();
+    // Seven digits are 28 bits, which a float64 holds.
+    u32::from_str_radix(&digest[..7], 16).map_or(0.0, f64::from)
 }
 
 /// The lines of an object's text.

@@ -19,8 +19,7 @@ pub(crate) struct Log {
     borrowed: Vec<Commit>,
     /// Places, as those of `scorings`, in `commits` and behind them in `borrowed`.
     delivered: HashMap<BatchId, usize>,
-    retired: BTreeSet<PolicyVersion>,
-    retired_moments: BTreeSet<PolicyVersion>,
+    given_up: Retired,
     counted_evals: HashSet<u64>,
     /// Those beside the run's own, by name.
     score_sets: BTreeMap<String, ScoreSetCommit>,
@@ -28,9 +27,34 @@ pub(crate) struct Log {
     scorings: Vec<usize>,
 }
 
+/// What the log gives up, up to its last commit: what is gone is gone for every question, whichever moment it asks about.
+#[derive(Debug, Default)]
+struct Retired {
+    policies: BTreeSet<PolicyVersion>,
+    moments: BTreeSet<PolicyVersion>,
+    batches: HashSet<BatchId>,
+    steps: BTreeSet<u64>,
+}
+
+impl Retired {
+    fn by(commits: &[Commit]) -> Self {
+        let mut all = Self::default();
+        for commit in commits {
+            let Event::Retire(retired) = &commit.event else { continue };
+            all.policies.extend(&retired.policies);
+            all.moments.extend(&retired.moments);
+            all.batches.extend(retired.batches.iter().cloned());
+            all.steps.extend(&retired.steps);
+        }
+        all
+    }
+}
+
 impl Log {
-    /// Looks through `commits` once.
-    pub fn new(commits: Vec<Commit>) -> Result<Self, QueryError> {
+    /// Looks through `commits` once: a whole log, of which what follows commit `at` tells only what is not kept any more.
+    pub fn new(mut commits: Vec<Commit>, at: Option<u64>) -> Result<Self, QueryError> {
+        let given_up = Retired::by(&commits);
+        commits.retain(|commit| at.is_none_or(|at| commit.seq <= at));
         let run = match commits.first().map(|commit| &commit.event) {
             Some(Event::Run(run)) => run.clone(),
             Some(other) => return Err(damaged(0, format!("it is `{}`, not the identity of a run", other.kind()))),
@@ -41,8 +65,7 @@ impl Log {
             commits: Vec::new(),
             borrowed: Vec::new(),
             delivered: HashMap::new(),
-            retired: BTreeSet::new(),
-            retired_moments: BTreeSet::new(),
+            given_up,
             counted_evals: HashSet::new(),
             score_sets: BTreeMap::new(),
             scorings: Vec::new(),
@@ -52,10 +75,6 @@ impl Log {
             match &commit.event {
                 Event::Rollouts(rollouts) => {
                     log.delivered.insert(rollouts.batch.clone(), i);
-                }
-                Event::Retire(retired) => {
-                    log.retired.extend(&retired.policies);
-                    log.retired_moments.extend(&retired.moments);
                 }
                 Event::ScoreSet(set) => {
                     log.score_sets.insert(set.score_set.clone(), set.clone());
@@ -74,16 +93,17 @@ impl Log {
     }
 
     /// The same beside the log of its parent: of that the batches are taken that steps of this one replayed.
-    pub fn with_parent(mut self, parent: Vec<Commit>) -> Self {
+    pub fn with_parent(mut self, parent: Log) -> Self {
         let steps = self.commits.iter().filter_map(step_of);
         let replayed: HashSet<BatchId> =
             steps.flat_map(|step| &step.replayed).map(|replayed| replayed.of.batch.clone()).collect();
-        let is_replayed = |commit: &Commit| match &commit.event {
-            Event::Rollouts(rollouts) => replayed.contains(&rollouts.batch),
-            Event::Scores(scores) => replayed.contains(&scores.batch),
+        let is_there = |batch: &BatchId| replayed.contains(batch) && !parent.batch_is_retired(batch);
+        let is_borrowed = |commit: &&Commit| match &commit.event {
+            Event::Rollouts(rollouts) => is_there(&rollouts.batch),
+            Event::Scores(scores) => is_there(&scores.batch),
             _ => false,
         };
-        self.borrowed = parent.into_iter().filter(is_replayed).collect();
+        self.borrowed = parent.commits.iter().filter(is_borrowed).cloned().collect();
         let mut scored = HashSet::new();
         for (i, commit) in self.borrowed.iter().enumerate() {
             let place = self.commits.len() + i;
@@ -126,12 +146,22 @@ impl Log {
 
     /// Whether the weights of `version` were given up.
     pub fn is_retired(&self, version: PolicyVersion) -> bool {
-        self.retired.contains(&version)
+        self.given_up.policies.contains(&version)
     }
 
     /// Whether the moments at `version` were given up.
     pub fn moments_are_retired(&self, version: PolicyVersion) -> bool {
-        self.retired_moments.contains(&version)
+        self.given_up.moments.contains(&version)
+    }
+
+    /// Whether the rollouts of `batch`, and with them its scores, were given up.
+    pub fn batch_is_retired(&self, batch: &str) -> bool {
+        self.given_up.batches.contains(batch)
+    }
+
+    /// Whether the record of `step` was given up.
+    pub fn record_is_retired(&self, step: u64) -> bool {
+        self.given_up.steps.contains(&step)
     }
 
     /// The run's identity.
@@ -155,10 +185,11 @@ impl Log {
         own.chain(self.score_sets.values().map(|set| (set.score_set.as_str(), &set.holds, set.parent.as_deref())))
     }
 
-    /// Every scored batch of every score set, in the order of the log, with its rollouts; and whether both lie in the parent's store.
+    /// Every scored batch of every score set that is kept, in the order of the log, with its rollouts; and whether both lie in the
+    /// parent's store.
     pub fn scorings(&self) -> impl Iterator<Item = (&ScoreCommit, &RolloutCommit, bool)> {
         self.scorings.iter().filter_map(|place| match self.at(*place) {
-            (Commit { event: Event::Scores(scores), .. }, borrowed) => {
+            (Commit { event: Event::Scores(scores), .. }, borrowed) if !self.batch_is_retired(&scores.batch) => {
                 Some((scores, self.delivered(&scores.batch), borrowed))
             }
             _ => None,

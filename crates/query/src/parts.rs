@@ -111,7 +111,7 @@ fn rollouts(log: &Log) -> ObjectTable {
     let mut columns = fields(&ROLLOUTS);
     columns.extend([batch_field(), row_field()]);
     let delivered = log.batches().filter_map(|(commit, borrowed)| match &commit.event {
-        Event::Rollouts(rollouts) => Some((rollouts, borrowed)),
+        Event::Rollouts(rollouts) if !log.batch_is_retired(&rollouts.batch) => Some((rollouts, borrowed)),
         _ => None,
     });
     let parts = delivered.map(|(of, borrowed)| Part {
@@ -160,7 +160,8 @@ pub(crate) fn scored(log: &Log, set: Option<&str>) -> ObjectTable {
 }
 
 fn step_records(log: &Log) -> ObjectTable {
-    let parts = log.commits().iter().filter_map(step_of).map(|step| Part {
+    let kept = log.commits().iter().filter_map(step_of).filter(|step| !log.record_is_retired(step.step));
+    let parts = kept.map(|step| Part {
         known: vec![int(step.step)],
         rows: step.rows() as usize,
         batch: None,

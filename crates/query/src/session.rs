@@ -19,7 +19,6 @@ use datafusion::{
         sqlparser::ast,
     },
 };
-use record::Event;
 use std::{
     collections::{BTreeMap, VecDeque},
     num::NonZeroUsize,
@@ -45,7 +44,8 @@ pub struct Session {
     without: Option<String>,
 }
 
-/// Reads the log of `store` up to commit `at`, or all of it, and lays its tables out. No batch is opened.
+/// Reads the log of `store` and lays its tables out as they were after commit `at`, or are now, less what has been given up since. No
+/// batch is opened.
 ///
 /// # Errors
 /// [`QueryError::Store`] if there is no run, the log is shorter or cannot be read.
@@ -59,24 +59,33 @@ pub async fn open(store: &Store, at: Option<u64>) -> Result<Session> {
 /// # Errors
 /// As [`open`].
 pub async fn open_within(store: &Store, at: Option<u64>, memory: usize) -> Result<Session> {
-    let log = Log::new(store.history(at).await?)?;
+    let log = read(store, at).await?;
     let Some(parent) = log.run().parent.clone() else { return Session::new(log, store.clone(), None, memory).await };
-    let read = async {
-        let of = Store::open(&parent.url, store.options().clone()).await?;
-        let commits = of.history(Some(parent.seq)).await?;
-        match commits.first().map(|commit| &commit.event) {
-            Some(Event::Run(run)) if run.run_id == parent.run_id => Ok::<_, QueryError>((of, commits)),
-            _ => Err(QueryError::Run("another run is there now".into())),
+    let of_parent = async {
+        let store = Store::open(&parent.url, store.options().clone()).await?;
+        let log = read(&store, Some(parent.seq)).await?;
+        match log.run().run_id == parent.run_id {
+            true => Ok::<_, QueryError>((store, log)),
+            false => Err(QueryError::Run("another run is there now".into())),
         }
     };
-    match read.await {
-        Ok((of, commits)) => Session::new(log.with_parent(commits), store.clone(), Some(of), memory).await,
+    match of_parent.await {
+        Ok((of, parent)) => Session::new(log.with_parent(parent), store.clone(), Some(of), memory).await,
         Err(error) => {
             let mut session = Session::new(log, store.clone(), None, memory).await?;
             session.without = Some(format!("the run replays `{}`, which cannot be read: {error}", parent.url));
             Ok(session)
         }
     }
+}
+
+async fn read(store: &Store, at: Option<u64>) -> Result<Log> {
+    let commits = store.history(None).await?;
+    if commits.last().is_some_and(|last| at.is_some_and(|at| last.seq < at)) {
+        // Says where the log ends.
+        store.history(at).await?;
+    }
+    Log::new(commits, at)
 }
 
 impl Session {

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The version of the commits' JSON that this program writes, and the newest it reads. 2: score sets say what is kept of the
-/// sampler and how it is packed. 3: pins, and batches and step records that are given up; score sets beside the run's own; how
-/// rollouts are packed; a run may have a parent, whose rows its steps replay.
+/// sampler and how it is packed. 3: score sets beside the run's own, how rollouts are packed, pins, batches and step records that
+/// are given up, and a parent, whose rows a run's steps replay.
 pub const FORMAT: u32 = 3;
 
 /// A name for one stored batch: its unit and a writer-made unique id.
@@ -37,9 +37,8 @@ pub enum Job {
     Learn,
     Eval,
     Run,
-    /// Looking after the store: pins and retention.
+    /// Looking after the store: pins, retention, score sets made from others.
     Store,
-    Compact,
 }
 
 impl Job {
@@ -52,7 +51,6 @@ impl Job {
             Job::Eval => "eval",
             Job::Run => "run",
             Job::Store => "store",
-            Job::Compact => "compact",
         }
     }
 }
@@ -511,7 +509,7 @@ impl Retirement {
     }
 }
 
-/// What commits up to `at` name of the policy versions from `first` to `last`, as far as it is kept when the pin is made:
+/// What commits up to `upto` name of the policy versions from `first` to `last`, as far as it is kept when the pin is made:
 /// rollouts that these sampled and their scores, records of the steps that made them, their weights and moments.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -519,7 +517,7 @@ pub struct Pin {
     /// By which it is taken away again.
     pub name: String,
     /// The last commit that is covered.
-    pub at: u64,
+    pub upto: u64,
     /// The first policy version that is covered.
     pub first: PolicyVersion,
     /// The last.
@@ -529,7 +527,7 @@ pub struct Pin {
 impl Pin {
     /// Whether it covers something of `version` that commit `seq` names.
     pub fn covers(&self, seq: u64, version: PolicyVersion) -> bool {
-        seq <= self.at && self.covers_version(version)
+        seq <= self.upto && self.covers_version(version)
     }
 
     /// Whether it covers weights and moments of `version`, those that were made up to its commit.

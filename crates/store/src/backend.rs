@@ -91,6 +91,11 @@ impl Backend {
         Self::over(Arc::new(InMemory::new()), "memory:///")
     }
 
+    /// Whether an address is that of a bucket.
+    pub fn is_bucket(url: &str) -> bool {
+        ["s3://", "s3a://"].iter().any(|scheme| url.starts_with(scheme))
+    }
+
     /// Understands the address and checks that it can be reached. Writes nothing.
     pub async fn open(url: &str, options: &StoreOptions) -> Result<Self> {
         let address = |reason: &str| StoreError::Address { url: without_credentials(url), reason: reason.into() };
@@ -149,7 +154,12 @@ impl Backend {
         // Later a server may be away for a while; now an address or key that is wrong is better told at once.
         let (probe, first) = (client(2)?, crate::keys::commit(0));
         let answer = tokio::time::timeout(REACH, async {
-            probe.length(&first).await?;
+            match probe.objects.head(&probe.path(&first)?).await {
+                Err(error @ (Error::PermissionDenied { .. } | Error::Unauthenticated { .. })) => {
+                    return Err(StoreError::Denied { url: url.into(), reason: error.to_string() });
+                }
+                head => probe.found(&first, head)?,
+            };
             // An object that is not there is told apart from a bucket that is not there only by a listing.
             probe.list(crate::keys::SNAPSHOTS).try_next().await
         });

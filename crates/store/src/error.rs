@@ -20,6 +20,29 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The server does not let these credentials in.
+    #[error(
+        "`{url}` cannot be opened with the credentials of the environment: {reason}\n\
+         hint: see AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN; they must be allowed to list, get, put and \
+         delete there"
+    )]
+    Denied {
+        /// The store.
+        url: String,
+        /// The server's words.
+        reason: String,
+    },
+    /// The cache of copies cannot be where it was asked for.
+    #[error(
+        "`{path}` cannot hold copies of objects (store.cache): {reason}\n\
+         hint: name a folder of this machine that can be written to, or leave store.cache away"
+    )]
+    Cache {
+        /// The folder.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Nothing has been started there.
     #[error("there is no run at `{url}` yet\nhint: start one with `opd run`, or check the address")]
     NoRun {

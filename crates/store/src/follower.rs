@@ -19,11 +19,14 @@ pub struct Follower {
     /// When a commit of each worker was last seen, by this observer's own monotonic clock.
     seen: HashMap<String, Duration>,
     since: Duration,
+    /// When this observer last began to wait: with its start, or its own last commit.
+    waits_since: Duration,
 }
 
 impl Follower {
     pub(crate) fn new(store: Store, snapshot: Snapshot) -> Self {
-        Self { store, snapshot, new: VecDeque::new(), seen: HashMap::new(), since: clock::now() }
+        let now = clock::now();
+        Self { store, snapshot, new: VecDeque::new(), seen: HashMap::new(), since: now, waits_since: now }
     }
 
     /// The state after the last commit seen.
@@ -42,17 +45,23 @@ impl Follower {
     /// As the backend fails, or [`crate::StoreError::Fold`]: then the state is that before the commit at fault.
     pub async fn refresh(&mut self) -> Result<bool> {
         let entries = self.store.entries(self.snapshot.seq + 1, None).await?;
-        let any = !entries.is_empty();
+        if entries.is_empty() {
+            return Ok(false);
+        }
         self.fold(entries.into_iter().map(|entry| entry.commit).collect())?;
-        Ok(any)
+        Ok(true)
     }
 
-    /// Waits for about `poll`, then refreshes.
+    /// Waits, then refreshes. The wait is about a tenth of the time since this observer's own last commit, at least a twentieth of
+    /// `poll` and at most `poll`: what is waited for is seen after a tenth longer than it took, at most, and a store in which
+    /// nothing happens is seldom asked.
     ///
     /// # Errors
     /// As [`Follower::refresh`].
     pub async fn wait(&mut self) -> Result<bool> {
-        clock::sleep(jittered(self.store.options().poll)).await;
+        let poll = self.store.options().poll;
+        let waited = clock::now().saturating_sub(self.waits_since);
+        clock::sleep(jittered((waited / 10).clamp(poll / 20, poll))).await;
         self.refresh().await
     }
 
@@ -89,6 +98,7 @@ impl Follower {
                 Landed::Mine => {
                     self.store.waiting().end(&commit.event);
                     self.snapshot = after;
+                    self.waits_since = clock::now();
                     self.note(commit.clone());
                     self.mark_history().await;
                     return Ok(Some(commit));

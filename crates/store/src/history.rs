@@ -10,7 +10,7 @@ use arrow::{
     error::ArrowError,
 };
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use parquet::{
     arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder},
     basic::{Compression, ZstdLevel},
@@ -23,6 +23,8 @@ use std::{collections::BTreeSet, sync::Arc};
 /// The version of a snapshot's JSON. One that is later is passed over: the log has it all. 2 has pins; a program that does not
 /// know them must not begin behind them.
 const FORMAT: u32 = 2;
+/// Segments that are read at once: parsing them is most of the work, and a machine has several cores.
+const SEGMENTS_AT_ONCE: usize = 4;
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -171,22 +173,27 @@ fn decode(bytes: Bytes) -> Result<Vec<(u64, String)>, ArrowError> {
 /// Every commit from 0 to `upto`: from the history segments that the newest snapshot names, then one by one. A segment
 /// that cannot be read is made up for by the entries it repeats.
 pub(crate) async fn commits(store: &Store, upto: Option<u64>) -> Result<Vec<Commit>> {
-    let segments = newest_snapshot(store, None).await?.map_or_else(Vec::new, |snapshot| snapshot.history);
-    let mut commits: Vec<Commit> = Vec::new();
-    for segment in &segments {
+    let named = newest_snapshot(store, None).await?.map_or_else(Vec::new, |snapshot| snapshot.history);
+    let mut next = 0;
+    let mut segments = Vec::new();
+    for segment in named {
         let Some((from, to)) = keys::parse_history(&segment.key) else { continue };
-        if from != commits.len() as u64 || upto.is_some_and(|upto| upto < from) {
+        if from != next || upto.is_some_and(|upto| upto < from) {
             break;
         }
-        match read_segment(store, segment, from, to).await {
-            Ok(more) => commits.extend(more),
+        segments.push((segment, from, to));
+        next = to + 1;
+    }
+    let read = stream::iter(segments).map(|(segment, from, to)| async move {
+        match read_segment(store, &segment, from, to).await {
             Err(error) if error.is_of_one_object() => {
                 tracing::warn!(key = segment.key, %error, "a history segment is passed over");
-                commits.extend(store.entries(from, Some(to)).await?.into_iter().map(|entry| entry.commit));
+                Ok(store.entries(from, Some(to)).await?.into_iter().map(|entry| entry.commit).collect())
             }
-            Err(error) => return Err(error),
+            read => read,
         }
-    }
+    });
+    let mut commits = read.buffered(SEGMENTS_AT_ONCE).try_concat().await?;
     commits.extend(store.entries(commits.len() as u64, upto).await?.into_iter().map(|entry| entry.commit));
     commits.truncate(upto.map_or(usize::MAX, |upto| upto as usize + 1));
     Ok(commits)

@@ -40,6 +40,7 @@
 
 mod backend;
 mod batches;
+mod cache;
 mod chance;
 mod clock;
 mod durable;
@@ -69,7 +70,7 @@ pub use garbage::{Collection, Garbage, Why};
 pub use inventory::{Inventory, Lying, Named, named};
 pub use keys::{Key, Kind};
 pub use object::Usage;
-pub use options::{GRACE, StoreOptions};
+pub use options::{CacheOptions, GRACE, StoreOptions};
 pub use selection::{SelectedBatch, Selection, Staleness, Versions};
 pub use snapshot::{Batch, Ended, FoldError, Snapshot, UnitClaim, Worker};
 pub use store::Store;

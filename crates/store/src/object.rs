@@ -57,12 +57,12 @@ impl Store {
             let reason = match put {
                 Ok(()) => return Ok(()),
                 // The key is ours alone, or made of the content: what is there is this object, put before.
-                Err(PutFailure::Exists) => return self.get(object).await.map(drop),
+                Err(PutFailure::Exists) => return self.get_stored(object).await.map(drop),
                 Err(PutFailure::Refused(error)) => return Err(error),
                 Err(PutFailure::Unclear(reason)) => reason,
             };
             if matches!(backend.length(&object.key).await, Ok(Some(_))) {
-                return self.get(object).await.map(drop);
+                return self.get_stored(object).await.map(drop);
             }
             attempt += 1;
             if attempt >= attempts {
@@ -72,12 +72,29 @@ impl Store {
         }
     }
 
-    /// The bytes of an object: mapped where the store is a local folder, downloaded where not; length and digest agree
-    /// with the commit.
+    /// The bytes of an object: mapped where the store is a local folder or the cache has a copy, downloaded where not; length
+    /// and digest agree with the commit.
     ///
     /// # Errors
     /// [`StoreError::Missing`] and [`StoreError::Corrupt`], or as the backend fails.
     pub async fn get(&self, object: &ObjectRef) -> Result<Bytes> {
+        let Some(cache) = self.cache() else { return self.get_stored(object).await };
+        let (copies, wanted) = (cache.clone(), object.clone());
+        if let Some(copy) = self.blocking(&object.key, move || Ok(copies.get(&wanted))).await? {
+            return Ok(copy);
+        }
+        let bytes = self.get_stored(object).await?;
+        let (copies, object, copy) = (cache.clone(), object.clone(), bytes.clone());
+        let key = object.key.clone();
+        self.blocking(&key, move || {
+            copies.keep(&object, &copy);
+            Ok(bytes)
+        })
+        .await
+    }
+
+    /// As [`Store::get`], from where it is stored and nowhere else.
+    async fn get_stored(&self, object: &ObjectRef) -> Result<Bytes> {
         let bytes = match self.backend().file(&object.key) {
             Some(file) => self.map(&object.key, file).await?,
             None => self.backend().read(&object.key).await?,
@@ -144,22 +161,23 @@ impl Store {
     }
 }
 
-/// Maps a file of a store into memory.
+/// Maps a file of a store, or of its cache, into memory.
 #[expect(unsafe_code, reason = "mapping is what makes local reads free of copies; soundness is argued below")]
 pub(crate) fn map(file: &Path) -> std::io::Result<Bytes> {
     let file = File::open(file)?;
     if file.metadata()?.len() == 0 {
         return Ok(Bytes::new());
     }
-    // SAFETY: a map must not change while it is read. An object becomes a name only when all its bytes are written (a
-    // temporary file is linked to its name), no program of ours ever opens it for writing, and deleting it only takes the
+    // SAFETY: a map must not change while it is read. An object, or a copy of one in the cache, becomes a name only when all its
+    // bytes are written (a temporary file is linked to its name, or renamed), no program of ours ever opens it for writing, and deleting it only takes the
     // name: the bytes stay as long as they are mapped. Whoever edits a store's files in place breaks its contract; the
     // digest that is verified on each read finds such an edit unless it is made at that very moment.
     let map = unsafe { Mmap::map(&file)? };
     Ok(Bytes::from_owner(map))
 }
 
-fn verify(object: &ObjectRef, bytes: Bytes) -> Result<Bytes> {
+/// `bytes`, if they are the object's.
+pub(crate) fn verify(object: &ObjectRef, bytes: Bytes) -> Result<Bytes> {
     let corrupt = |expected: String, found: String| StoreError::Corrupt { key: object.key.clone(), expected, found };
     let length = bytes.len() as u64;
     if length != object.bytes {

@@ -1,6 +1,6 @@
 //! How a store is used; nothing here changes what is stored.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 /// How long an object that no commit names is left alone.
 pub const GRACE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -13,7 +13,7 @@ pub struct StoreOptions {
     pub fsync: bool,
     /// A history segment and a snapshot are written after every so many commits.
     pub snapshot_every: u64,
-    /// How long to wait before looking for the next commit again.
+    /// The longest wait before looking for the next commit again; see [`Follower::wait`](crate::Follower::wait).
     pub poll: Duration,
     /// How many batches a stream reads ahead.
     pub prefetch: usize,
@@ -24,6 +24,17 @@ pub struct StoreOptions {
     pub grace: Duration,
     /// After this long without an answer, what became of a commit is looked up.
     pub timeout: Duration,
+    /// Buckets: where copies of objects are kept, so that none is fetched twice. A local store's are mapped where they lie.
+    pub cache: Option<CacheOptions>,
+}
+
+/// A folder of copies of a bucket's objects, which any number of processes may share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheOptions {
+    /// The folder.
+    pub path: PathBuf,
+    /// The most bytes that copies may take, together.
+    pub bytes: u64,
 }
 
 impl Default for StoreOptions {
@@ -36,6 +47,7 @@ impl Default for StoreOptions {
             attempts: 8,
             grace: GRACE,
             timeout: Duration::from_secs(30),
+            cache: None,
         }
     }
 }

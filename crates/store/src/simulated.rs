@@ -54,7 +54,7 @@ pub(crate) fn is_on() -> bool {
 }
 
 /// The simulation's time, since its beginning.
-pub(crate) fn now() -> Option<Duration> {
+pub fn now() -> Option<Duration> {
     with(|world| world.now)
 }
 

@@ -199,12 +199,13 @@ impl Snapshot {
         if commit.seq != self.seq + 1 {
             return Err(fail(format!("commit {} was expected", self.seq + 1)));
         }
-        let follows_the_end = |event: &Event| {
-            use Event::{Config, Eval, Pin, Retire, ScoreSet, Scores, Unpin};
-            let is_beside = matches!(event, Scores(scores) if self.score_sets.contains_key(&scores.score_set));
-            is_beside || matches!(event, Eval(_) | Config { .. } | Retire(_) | Pin(_) | Unpin { .. } | ScoreSet(_))
+        let may_follow_the_end = match &commit.event {
+            Event::Eval(_) | Event::Retire(_) | Event::Config { .. } | Event::ScoreSet(_) => true,
+            Event::Pin(_) | Event::Unpin { .. } => true,
+            Event::Scores(scores) => self.score_sets.contains_key(&scores.score_set),
+            _ => false,
         };
-        if self.finished && !follows_the_end(&commit.event) {
+        if self.finished && !may_follow_the_end {
             return Err(fail("the run is finished".into()));
         }
         self.fold(commit).map_err(fail)?;
@@ -474,8 +475,8 @@ impl Snapshot {
     }
 
     fn pin(&mut self, pin: &Pin) -> Result<(), String> {
-        if pin.at > self.seq {
-            return Err(format!("it covers commits up to {}, the log ends at {}", pin.at, self.seq));
+        if pin.upto > self.seq {
+            return Err(format!("it covers commits up to {}, the log ends at {}", pin.upto, self.seq));
         }
         if pin.first > pin.last || pin.last > self.version {
             return Err(format!("it covers {} to {}, the learner is at {}", pin.first, pin.last, self.version));

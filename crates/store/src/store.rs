@@ -1,8 +1,8 @@
 //! The store: one address, one run.
 
 use crate::{
-    Follower, Kind, Landed, Result, Snapshot, StoreError, StoreOptions, backend::Backend, history, simulated,
-    waiting::Waiting,
+    Follower, Kind, Landed, Result, Snapshot, StoreError, StoreOptions, backend::Backend, cache::Cache, history,
+    simulated, waiting::Waiting,
 };
 use futures::TryStreamExt;
 use object_store::ObjectStore;
@@ -19,6 +19,7 @@ pub struct Store {
 struct Inner {
     backend: Backend,
     options: StoreOptions,
+    cache: Option<Arc<Cache>>,
     waiting: Waiting,
 }
 
@@ -28,25 +29,39 @@ impl Store {
     /// reached and writes nothing: whether a run is there is asked by [`Store::follow`].
     ///
     /// # Errors
-    /// [`StoreError::Address`], [`StoreError::Refused`] or [`StoreError::Unreachable`].
+    /// [`StoreError::Address`], [`StoreError::Denied`], [`StoreError::Refused`], [`StoreError::Unreachable`] or
+    /// [`StoreError::Cache`].
     pub async fn open(url: &str, options: StoreOptions) -> Result<Self> {
-        let backend = Backend::open(url, &options).await?;
-        Ok(Self::over(backend, options))
+        // A folder that cannot hold copies is told before a server is asked.
+        let cache = options.cache.as_ref().filter(|_| Backend::is_bucket(url)).map(Cache::open).transpose()?;
+        Ok(Self::over(Backend::open(url, &options).await?, options, cache))
     }
 
     /// A new store in memory.
     pub fn memory() -> Self {
-        Self::over(Backend::memory(), StoreOptions::default())
+        Self::over(Backend::memory(), StoreOptions::default(), None)
     }
 
     /// A store over any backend: one that counts or fails, in a test.
     #[doc(hidden)]
     pub fn with_backend(objects: Arc<dyn ObjectStore>, options: StoreOptions) -> Self {
-        Self::over(Backend::over(objects, "test:///"), options)
+        Self::over(Backend::over(objects, "test:///"), options, None)
     }
 
-    fn over(backend: Backend, options: StoreOptions) -> Self {
-        Self { inner: Arc::new(Inner { backend, options, waiting: Waiting::default() }) }
+    /// The same with the cache that its options ask for, in a test.
+    ///
+    /// # Errors
+    /// [`StoreError::Cache`].
+    #[doc(hidden)]
+    pub fn cached(self) -> Result<Self> {
+        let Inner { backend, options, .. } = &*self.inner;
+        let cache = options.cache.as_ref().map(Cache::open).transpose()?;
+        Ok(Self::over(backend.clone(), options.clone(), cache))
+    }
+
+    fn over(backend: Backend, options: StoreOptions, cache: Option<Cache>) -> Self {
+        let (cache, waiting) = (cache.map(Arc::new), Waiting::default());
+        Self { inner: Arc::new(Inner { backend, options, cache, waiting }) }
     }
 
     /// The address it was opened with.
@@ -65,6 +80,10 @@ impl Store {
 
     pub(crate) fn backend(&self) -> &Backend {
         &self.inner.backend
+    }
+
+    pub(crate) fn cache(&self) -> Option<&Arc<Cache>> {
+        self.inner.cache.as_ref()
     }
 
     /// Starts a run, or joins the one that is there if it is the same but for its id and the keys of its objects.

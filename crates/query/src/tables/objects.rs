@@ -12,6 +12,7 @@ struct Named<'a> {
     score_set: Option<&'a str>,
     codec: Option<&'a str>,
     version: Option<PolicyVersion>,
+    batch: Option<&'a str>,
 }
 
 pub(super) fn objects(log: &Log, commits: &[Commit]) -> Result<RecordBatch, ArrowError> {
@@ -20,6 +21,8 @@ pub(super) fn objects(log: &Log, commits: &[Commit]) -> Result<RecordBatch, Arro
     let retired = |of: &Named| match (of.kind, of.version) {
         ("policy", Some(version)) => log.is_retired(version),
         ("moments", Some(version)) => log.moments_are_retired(version),
+        ("step_record", Some(version)) => log.record_is_retired(version.0),
+        ("rollouts" | "scores", _) => of.batch.is_some_and(|batch| log.batch_is_retired(batch)),
         _ => false,
     };
     Columns::new()
@@ -43,22 +46,24 @@ pub(super) fn objects(log: &Log, commits: &[Commit]) -> Result<RecordBatch, Arro
             each().map(|of| of.version.map(|version| version.0)),
         )
         .int("seq", "The commit that names it.", each().map(|of| of.seq))
-        .flag("retired", "Whether it is given up: it may be deleted.", each().map(retired))
+        .flag("retired", "Whether it is given up, by any commit up to now: it may be deleted.", each().map(retired))
         .into_batch("One row is one object that a commit names.")
 }
 
 fn named_by<'a>(log: &'a Log, commit: &'a Commit) -> Vec<Named<'a>> {
-    let of = |kind, object, version| Named { seq: commit.seq, kind, object, score_set: None, codec: None, version };
+    let (score_set, codec, batch) = (None, None, None);
+    let of = |kind, object, version| Named { seq: commit.seq, kind, object, score_set, codec, version, batch };
     match &commit.event {
         Event::Run(run) => of_run(run).into_iter().map(|(kind, object, version)| of(kind, object, version)).collect(),
         Event::Rollouts(rollouts) => {
             let named = of("rollouts", &rollouts.object, Some(rollouts.policy_version));
-            vec![Named { codec: rollouts.codec.map(Codec::as_str), ..named }]
+            vec![Named { codec: rollouts.codec.map(Codec::as_str), batch: Some(&rollouts.batch), ..named }]
         }
         Event::Scores(scores) => {
             let version = log.delivered(&scores.batch).policy_version;
             let codec = log.holds(&scores.score_set).map(|set| set.codec.as_str());
-            vec![Named { score_set: Some(&scores.score_set), codec, ..of("scores", &scores.object, Some(version)) }]
+            let (score_set, batch) = (Some(scores.score_set.as_str()), Some(scores.batch.as_str()));
+            vec![Named { score_set, codec, batch, ..of("scores", &scores.object, Some(version)) }]
         }
         Event::Step(step) => {
             of_step(step).map(|(kind, object)| of(kind, object, Some(PolicyVersion(step.step)))).collect()

@@ -14,7 +14,11 @@ pub(super) fn policies(log: &Log, commits: &[Commit]) -> Result<RecordBatch, Arr
         .text("key", "Where its weights lie in the store.", each().map(|p| &p.weights.key))
         .int("bytes", "Their length.", each().map(|p| p.weights.bytes))
         .text("digest", "Their SHA-256.", each().map(|p| p.weights.digest.to_string()))
-        .flag("retired", "Whether the weights are given up.", each().map(|p| log.is_retired(p.version)))
+        .flag(
+            "retired",
+            "Whether the weights are given up, by any commit up to now.",
+            each().map(|p| log.is_retired(p.version)),
+        )
         .into_batch("One row is one policy version whose weights were stored.")
 }
 

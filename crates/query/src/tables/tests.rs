@@ -115,7 +115,7 @@ proptest! {
             }
             dropped.extend(untrained.iter().map(|row| (seq, format!("u{i}-x-{row}"), row as i64)));
         }
-        let log = Log::new(commits(events)).unwrap();
+        let log = Log::new(commits(events), None).unwrap();
         // However the log is cut into chunks, the rows are the same.
         let (head, tail) = log.commits().split_at(cut.min(log.commits().len()));
         let (mut found, mut found_dropped) = (Vec::new(), Vec::new());
@@ -136,15 +136,15 @@ proptest! {
 #[test]
 fn a_log_that_names_an_unknown_batch_is_refused() {
     let of = BatchRows { batch: "nowhere".into(), rows: RowSet::first(1) };
-    let error = Log::new(commits(vec![step(1, vec![of], vec![])])).unwrap_err();
+    let error = Log::new(commits(vec![step(1, vec![of], vec![])]), None).unwrap_err();
     assert!(matches!(&error, QueryError::Log { seq: 1, what } if what.contains("`nowhere`")), "{error}");
-    assert!(matches!(Log::new(vec![]), Err(QueryError::Log { seq: 0, .. })));
-    assert!(matches!(Log::new(commits(vec![])[1..].to_vec()), Err(QueryError::Log { seq: 0, .. })));
+    assert!(matches!(Log::new(vec![], None), Err(QueryError::Log { seq: 0, .. })));
+    assert!(matches!(Log::new(commits(vec![])[1..].to_vec(), None), Err(QueryError::Log { seq: 0, .. })));
 }
 
 #[test]
 fn every_table_and_column_has_a_sentence() {
-    let log = Log::new(commits(vec![])).unwrap();
+    let log = Log::new(commits(vec![]), None).unwrap();
     let of_objects = crate::parts::object_tables(&log).map(|table| (table.name, table.schema));
     let of_log = LOG_TABLES.map(|table| (table.name, (table.rows)(&log, &[]).unwrap().schema()));
     for (name, schema) in of_objects.into_iter().chain(of_log) {

@@ -210,15 +210,17 @@ fn item_type(from: From, stored: &str) -> DataType {
 /// Rows of a batch that one step trained on.
 struct Trained<'a> {
     step: u64,
-    record: &'a ObjectRef,
+    /// None where it was given up.
+    record: Option<&'a ObjectRef>,
     rows: &'a RowSet,
 }
 
 fn trained_rows(log: &Log) -> HashMap<&str, Vec<Trained<'_>>> {
     let mut of_batch: HashMap<&str, Vec<Trained>> = HashMap::new();
     for step in log.commits().iter().filter_map(step_of) {
+        let record = (!log.record_is_retired(step.step)).then_some(&step.record);
         for consumed in step.consumed.iter().chain(step.replayed.iter().map(|replayed| &replayed.of)) {
-            let trained = Trained { step: step.step, record: &step.record, rows: &consumed.rows };
+            let trained = Trained { step: step.step, record, rows: &consumed.rows };
             of_batch.entry(&consumed.batch).or_default().push(trained);
         }
     }
@@ -242,7 +244,7 @@ fn part(scores: &ScoreCommit, log: &Log, rows: &RowSet, trained: Option<&Trained
     let source = Source::Tokens(TokenRows {
         rollouts: of.object.clone(),
         scores: scores.object.clone(),
-        record: trained.map(|one| one.record.clone()),
+        record: trained.and_then(|one| one.record.cloned()),
         rows: rows.iter().collect(),
     });
     Part { known, rows: of.of.rows.len() as usize, batch: Some(of.batch.clone()), borrowed, source }

@@ -21,7 +21,7 @@ use std::{collections::HashMap, sync::Arc};
 pub(crate) struct TokenRows {
     pub rollouts: ObjectRef,
     pub scores: ObjectRef,
-    /// None where no step trained on them.
+    /// None where no step trained on them, or it was given up.
     pub record: Option<ObjectRef>,
     /// Ascending.
     pub rows: Vec<u32>,

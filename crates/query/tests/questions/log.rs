@@ -97,13 +97,47 @@ async fn at_shows_the_past() {
         "n,most\n4,0\n"
     );
     assert_eq!(ask(&past, "select count(*) as n from evals").await.unwrap(), "n\n0\n");
+    // What has been given up since cannot be brought back by asking about the past.
     assert_eq!(
         ask(&past, "select policy_version, retired from policies").await.unwrap(),
-        "policy_version,retired\n0,false\n1,false\n"
+        "policy_version,retired\n0,true\n1,false\n"
     );
     assert_eq!(ask(&past, "select count(*) as n from rollouts").await.unwrap(), "n\n8\n");
     let error = query::open(&store, Some(99)).await.err().unwrap().to_string();
     assert!(error.contains("99") && error.contains("16"), "{error}");
     let error = query::open(&Store::memory(), None).await.err().unwrap().to_string();
     assert!(error.contains("there is no run"), "{error}");
+}
+
+#[tokio::test]
+async fn what_was_given_up_is_gone_from_every_moment_and_the_log_still_tells_of_it() {
+    let store = store().await;
+    let counts = "select (select count(*) from rollouts) as r, (select count(*) from scores) as s, (select count(*) from scored) as z, \
+        (select count(*) from step_records) as p, (select count(*) from tokens) as t, \
+        (select count(learner_logprob) from tokens) as l, (select count(*) from consumed) as c";
+    let asked = async |at| ask(&query::open(&store, at).await.unwrap(), counts).await.unwrap();
+    assert_eq!(asked(None).await, "r,s,z,p,t,l,c\n12,16,12,8,24,16,8\n");
+    let past = asked(Some(12)).await;
+    let mut log = store.follow().await.unwrap();
+    let retired = record::Retirement { batches: vec!["u0-x".into()], steps: vec![2], ..Default::default() };
+    let work = record::Work { job: record::Job::Store, ..store.history(None).await.unwrap()[0].work.clone() };
+    let commit = log.append(work, |_| Some(record::Event::Retire(retired.clone()))).await.unwrap().unwrap();
+    // Whoever still has a key finds nothing there.
+    for object in store::named(&store.history(None).await.unwrap()) {
+        assert_eq!(object.given_up.is_some_and(|seq| seq == commit.seq), {
+            let key = &object.object.key;
+            key.contains("u0-x") || key.starts_with("steps/00000002")
+        });
+        if object.given_up.is_some() {
+            store.delete(&object.object.key).await.unwrap();
+        }
+    }
+    assert_eq!(asked(None).await, "r,s,z,p,t,l,c\n8,8,8,4,16,0,8\n");
+    assert_eq!(asked(Some(12)).await, "r,s,z,p,t,l,c\n8,8,8,4,16,0,8\n");
+    assert_ne!(past, asked(Some(12)).await);
+    let objects = "select kind, count(*) as n from objects where retired group by 1 order by 1";
+    assert_eq!(
+        ask(&query::open(&store, None).await.unwrap(), objects).await.unwrap(),
+        "kind,n\npolicy,1\nrollouts,1\nscores,2\nstep_record,1\n"
+    );
 }

@@ -170,12 +170,39 @@ async fn a_run_without_steps_has_empty_tables() {
             "work" => 2,
             "policies" => 1,
             "objects" => 3,
+            "score_sets" => 2,
             _ => 0,
         };
         let answer = ask(&session, &format!("select * from {table}")).await.unwrap();
         assert_eq!(answer.lines().count(), rows + 1, "{table}");
     }
-    assert_eq!(session.tables().count(), 18);
+    assert_eq!(session.tables().count(), 19);
+}
+
+#[tokio::test]
+async fn the_tables_of_another_score_set_are_asked_by_name() {
+    let store = Store::memory();
+    fixture::run(&store).await;
+    let session = query::open(&store, None).await.unwrap();
+    let by_set =
+        |table: &str| format!("select score_set, count(*) as n, count(distinct batch) as b from {table} group by 1");
+    assert_eq!(ask(&session, &by_set("scored")).await.unwrap(), "score_set,n,b\nb,12,3\n");
+    assert_eq!(ask(&session, &by_set("scored_in('a')")).await.unwrap(), "score_set,n,b\na,4,1\n");
+    assert_eq!(ask(&session, &by_set("tokens_in('a')")).await.unwrap(), "score_set,n,b\na,8,1\n");
+    // Both at once: batch u1-x has scores of -9 in the one and of -1.5 in the other.
+    let both = "select a.teacher_logprob as a, b.teacher_logprob as b, count(*) as n from tokens_in('a') a \
+                join tokens b on a.rollout_id = b.rollout_id and a.position = b.position group by 1, 2";
+    assert_eq!(ask(&session, both).await.unwrap(), "a,b,n\n-9.0,-1.5,8\n");
+    let sets = "select score_set, parent, codec, batches, seq from score_sets order by 1";
+    assert_eq!(ask(&session, sets).await.unwrap(), "score_set,parent,codec,batches,seq\na,,plain,1,0\nb,,plain,3,0\n");
+    for (call, says) in [
+        ("scored_in('c')", "no score set `c`\nhint: score sets: a, b"),
+        ("tokens_in()", "tokens_in: expected the name of one score set"),
+        ("tokens_in(3)", "as in tokens_in('main')"),
+    ] {
+        let said = ask(&session, &format!("select * from {call}")).await.unwrap_err().to_string();
+        assert!(said.contains(says), "{call}: {said}");
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use super::{below, spawn};
 use crate::clock;
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{StreamExt, stream::BoxStream};
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, memory::InMemory, path::Path,
@@ -54,10 +54,34 @@ pub enum ReadFault {
     Truncated,
 }
 
+/// When each object was put, by the simulation's clock if there is one.
+type Times = Arc<Mutex<BTreeMap<Path, Duration>>>;
+
+/// Puts an object and notes when.
+async fn make(
+    objects: &InMemory,
+    times: &Times,
+    at: &Path,
+    payload: PutPayload,
+    options: PutOptions,
+) -> Result<PutResult> {
+    let made = objects.put_opts(at, payload, options).await?;
+    lock(times).insert(at.clone(), clock::now());
+    Ok(made)
+}
+
+/// The object as one that was put when it was noted.
+fn dated(mut meta: ObjectMeta, times: &Times) -> ObjectMeta {
+    meta.last_modified = Default::default();
+    meta.last_modified += lock(times).get(&meta.location).copied().unwrap_or_default();
+    meta
+}
+
 /// An object store in memory with faults: given out in order, or by chance. Counts what is asked of it.
 #[derive(Debug, Default)]
 pub struct Faulty {
     objects: Arc<InMemory>,
+    times: Times,
     script: Mutex<VecDeque<Fault>>,
     reads: Mutex<VecDeque<ReadFault>>,
     /// How many puts of 100 go wrong, and reads of 1,000, as there are ten times as many; how long a request takes at most.
@@ -146,13 +170,13 @@ impl Faulty {
 
     /// Makes a put after a while, whatever becomes of whoever asked for it.
     fn put_late(&self, location: &Path, payload: PutPayload, options: PutOptions) {
-        let (objects, location) = (self.objects.clone(), location.clone());
+        let (objects, times, location) = (self.objects.clone(), self.times.clone(), location.clone());
         // By chance, later than a writer waits for an answer.
         let late = self.chance.map_or(Duration::from_millis(30), |_| Duration::from_millis(below(60_000)));
         spawn(async move {
             clock::sleep(late).await;
             // Nobody is there to be told.
-            let _ = objects.put_opts(&location, payload, options).await;
+            let _ = make(&objects, &times, &location, payload, options).await;
         });
     }
 
@@ -185,14 +209,14 @@ impl ObjectStore for Faulty {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         self.puts.fetch_add(1, Ordering::SeqCst);
         match self.put_fault().await {
-            Fault::None => self.objects.put_opts(location, payload, options).await,
+            Fault::None => make(&self.objects, &self.times, location, payload, options).await,
             Fault::Before => Err(lost()),
             Fault::After => {
-                self.objects.put_opts(location, payload, options).await?;
+                make(&self.objects, &self.times, location, payload, options).await?;
                 Err(lost())
             }
             Fault::AfterAsExists => {
-                self.objects.put_opts(location, payload, options).await?;
+                make(&self.objects, &self.times, location, payload, options).await?;
                 Err(exists(location))
             }
             Fault::BeforeAsExists => Err(exists(location)),
@@ -203,7 +227,7 @@ impl ObjectStore for Faulty {
             }
             Fault::Twice => {
                 self.put_late(location, payload.clone(), options.clone());
-                self.objects.put_opts(location, payload, options).await
+                make(&self.objects, &self.times, location, payload, options).await
             }
         }
     }
@@ -218,7 +242,8 @@ impl ObjectStore for Faulty {
         let struck =
             self.is_struck(1_000).await.then(|| [Fails, Fails, Fails, Truncated, Truncated, Hangs][below(6) as usize]);
         let Some(fault) = struck.or_else(|| lock(&self.reads).pop_front()) else {
-            return self.objects.get_opts(location, options).await;
+            let got = self.objects.get_opts(location, options).await?;
+            return Ok(GetResult { meta: dated(got.meta.clone(), &self.times), ..got });
         };
         self.meet(fault);
         match fault {
@@ -240,7 +265,8 @@ impl ObjectStore for Faulty {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.objects.list(prefix)
+        let times = self.times.clone();
+        self.objects.list(prefix).map_ok(move |meta| dated(meta, &times)).boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {

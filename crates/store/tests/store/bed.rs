@@ -52,7 +52,7 @@ impl Bed {
 
     pub async fn open_with(&self, options: StoreOptions) -> Store {
         match &self.place {
-            Place::Memory(objects) => Store::with_backend(objects.clone(), options),
+            Place::Memory(objects) => Store::with_backend(objects.clone(), options).cached().unwrap(),
             _ => Store::open(&self.url(), options).await.unwrap(),
         }
     }

@@ -12,8 +12,8 @@ async fn append(follower: &mut Follower, event: Event) -> Result<(), String> {
     }
 }
 
-fn pin(name: &str, at: u64, first: u64, last: u64) -> Event {
-    Event::Pin(Pin { name: name.into(), at, first: PolicyVersion(first), last: PolicyVersion(last) })
+fn pin(name: &str, upto: u64, first: u64, last: u64) -> Event {
+    Event::Pin(Pin { name: name.into(), upto, first: PolicyVersion(first), last: PolicyVersion(last) })
 }
 
 fn retire(policies: &[u64], batches: &[&str], steps: &[u64]) -> Event {

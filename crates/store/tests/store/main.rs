@@ -7,10 +7,14 @@
 //! - `kept`: pins, and what is given up;
 //! - `score_sets`: score sets beside the run's own;
 //! - `streaming`: selections and the stream of scored batches;
+//! - `caching`: copies on a local disk change nothing but the number of requests;
+//! - `polling`: how often who waits looks, and how soon it sees;
+//! - `upkeep`: what is deleted, and what is found;
 //! - `damage`: truncated, flipped and missing files;
 //! - `documents`: what `schemas/commit.md` says is what is read.
 
 mod bed;
+mod caching;
 mod conformance;
 mod damage;
 mod documents;
@@ -18,6 +22,8 @@ mod faults;
 mod history;
 mod kept;
 mod material;
+mod polling;
 mod races;
 mod score_sets;
 mod streaming;
+mod upkeep;

@@ -1,0 +1,75 @@
+//! A sweep through the binary: made, gone on with, asked, drawn, and refused where it would pass off other settings' results.
+
+use crate::support::{Small, opd, succeeded, text};
+use std::process::Output;
+
+const SWEEP: &str = r#"
+name = "rates"
+pipeline = ["small.toml"]
+into = "INTO"
+seeds = [1, 2]
+at_once = 2
+set = { "learn.steps" = 2 }
+
+[grid]
+"learn.optimizer.learning_rate" = [1e-3, 1e-2]
+"#;
+
+fn sweep(small: &Small, text: &str, args: &[&str]) -> Output {
+    let into = small.path("runs").display().to_string();
+    std::fs::write(small.path("sweep.toml"), text.replace("INTO", &into)).unwrap();
+    opd().arg("sweep").arg(small.path("sweep.toml")).args(args).output().unwrap()
+}
+
+#[test]
+fn a_sweep_is_made_once_asked_again_and_drawn() {
+    let small = Small::new();
+    let listed = sweep(&small, SWEEP, &["--dry-run"]);
+    succeeded(&listed);
+    assert_eq!(text(&listed.stdout).lines().count(), 4);
+    assert!(text(&listed.stdout).starts_with("learning_rate0.001-seed1  learn.steps=2  "), "{}", text(&listed.stdout));
+    let refused = sweep(&small, SWEEP, &["--results"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused.stderr).contains("no run is finished yet"), "{}", text(&refused.stderr));
+
+    // One run has been made before, as an ordinary one.
+    succeeded(&sweep(&small, &SWEEP.replace("[1, 2]", "[1]").replace("[1e-3, 1e-2]", "[1e-3]"), &[]));
+    let plot = small.path("rates.svg").display().to_string();
+    let made = sweep(&small, SWEEP, &["--plot", &plot, "--format", "csv"]);
+    succeeded(&made);
+    let said = text(&made.stderr);
+    assert!(said.contains("4 runs below") && said.contains("1 finished before"), "{said}");
+    assert_eq!(said.lines().filter(|line| line.contains("-seed")).count(), 3, "three were made: {said}");
+    let lines: Vec<String> = text(&made.stdout).lines().map(String::from).collect();
+    assert!(lines[0].starts_with("learning_rate,runs,accuracy,sd,") && lines.len() == 3, "{lines:?}");
+    assert!(lines[1].starts_with("0.001,2,") && lines[2].starts_with("0.01,2,"), "{lines:?}");
+    let svg = std::fs::read_to_string(&plot).unwrap();
+    assert!(svg.contains("learn.optimizer.learning_rate") && svg.ends_with("</svg>\n"));
+
+    let asked = sweep(
+        &small,
+        SWEEP,
+        &["--sql", "select count(distinct training_reverse_kl), sum(steps) from results", "--format", "csv"],
+    );
+    succeeded(&asked);
+    assert!(!text(&asked.stderr).contains("seed"), "nothing is made again: {}", text(&asked.stderr));
+    assert_eq!(text(&asked.stdout).lines().nth(1), Some("4,8"), "four runs that differ, of two steps each");
+
+    // What was asked for has changed since.
+    let refused = sweep(&small, &SWEEP.replace("\"learn.steps\" = 2", "\"learn.steps\" = 3"), &["--results"]);
+    assert_eq!(refused.status.code(), Some(2));
+    let said = text(&refused.stderr);
+    assert!(said.contains("was made with `learn.steps = 2`, the sweep asks for `3`"), "{said}");
+}
+
+#[test]
+fn a_run_that_fails_is_named_with_its_last_words_and_the_others_are_made() {
+    let small = Small::new();
+    let mixed = SWEEP.replace("[1e-3, 1e-2]", "[1e-2]") + "[arms.good]\n[arms.bad]\n\"student.model\" = \"nowhere\"\n";
+    let made = sweep(&small, &mixed.replace("[1, 2]", "[1]"), &["--format", "csv"]);
+    assert_eq!(made.status.code(), Some(2));
+    let said = text(&made.stderr);
+    assert!(said.contains("run `bad-learning_rate0.01-seed1` failed; its last words:"), "{said}");
+    assert!(said.contains("nowhere") && said.contains("1 run failed"), "{said}");
+    assert!(text(&made.stdout).contains("good,0.01,1,"), "{}", text(&made.stdout));
+}

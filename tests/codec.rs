@@ -56,7 +56,7 @@ fn the_learner_reads_what_its_estimator_takes() {
         let codecs = ["score.codec", "rollout.codec"].map(|key| format!("{key}={codec}"));
         succeeded(&small.run(&["learn.steps=2", "eval.sets={}", &estimator, &codecs[0], &codecs[1]]));
         let step = small.sql("select json from commits where kind = 'step' limit 1").remove(0).replace("\"\"", "\"");
-        let read = format!("\"read\":{{\"draws\":{draws},\"teacher_draws\":0,\"sampler_top_k\":0}}");
+        let read = format!("\"read\":{{\"draws\":{draws},\"sampler_top_k\":0,\"teacher_draws\":0}}");
         assert!(step.contains(&read), "{step}");
         small.sql("select digest from policies where policy_version = 2").remove(0)
     };

@@ -3,12 +3,15 @@
 
 use crate::{
     AnyError, in_bucket,
-    material::{start, work},
+    material::{Chance, start, work},
     median,
 };
 use futures::future::try_join_all;
 use record::Event;
-use std::{path::Path, time::Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 use store::{Store, StoreError, StoreOptions};
 
 /// Rounds per place and number of writers; each begins a new log.
@@ -18,8 +21,10 @@ const ROUNDS: usize = 3;
 pub async fn commits(folder: &Path) -> Result<Vec<String>, AnyError> {
     let folder = |name: &str| folder.join(name).display().to_string();
     let mut places = vec![("folder", folder("log"), false, 800), ("folder, fsync", folder("log-fsync"), true, 192)];
-    if let Some(url) = in_bucket() {
-        places.push(("S3", url, false, 192));
+    // In a bucket, if there is one: it is what many writers share.
+    let last = in_bucket().map_or_else(|| folder("paced"), |url| format!("{url}-s"));
+    if in_bucket().is_some() {
+        places.push(("S3", last.clone(), false, 192));
     }
     println!("commits of all writers together, median of {ROUNDS} rounds\n");
     println!(" place           writers   commits   commits/s    ms a commit, median    ms, 99 of 100");
@@ -29,7 +34,8 @@ pub async fn commits(folder: &Path) -> Result<Vec<String>, AnyError> {
             let mut rounds = Vec::new();
             for round in 0..ROUNDS {
                 let options = StoreOptions { fsync, ..StoreOptions::default() };
-                rounds.push(race(&format!("{url}-{writers}-{round}"), &options, writers, commits).await?);
+                rounds
+                    .push(race(&format!("{url}-{writers}-{round}"), &options, writers, commits, Duration::ZERO).await?);
             }
             let per_s = median(rounds.iter().map(|round| commits as f64 / round.seconds));
             let mut each: Vec<f64> = rounds.into_iter().flat_map(|round| round.each_ms).collect();
@@ -39,7 +45,24 @@ pub async fn commits(folder: &Path) -> Result<Vec<String>, AnyError> {
             csv.push(format!("{},{writers},{commits},{per_s:.1},{middle:.3},{late:.3}", place.replace(", ", " ")));
         }
     }
+    csv.extend(paced(&last).await?);
     Ok(csv)
+}
+
+/// 32 writers as a run has them: each commits now and then, 5 times a second all together.
+async fn paced(url: &str) -> Result<Vec<String>, AnyError> {
+    let (writers, commits, between) = (32, 192, Duration::from_millis(6_400));
+    let mut round = race(&format!("{url}-paced"), &StoreOptions::default(), writers, commits, between).await?;
+    round.each_ms.sort_by(f64::total_cmp);
+    let (middle, late) = (round.each_ms[commits / 2], round.each_ms[commits * 99 / 100]);
+    let per_s = commits as f64 / round.seconds;
+    println!(
+        "\n {writers} writers that each commit once in {between:.1?}: {per_s:.1} commits/s, {middle:.1} ms at the median, 99 of 100 within {late:.1} ms"
+    );
+    Ok(vec![
+        "paced_writers,commits_per_s,median_ms,p99_ms".into(),
+        format!("{writers},{per_s:.2},{middle:.2},{late:.2}"),
+    ])
 }
 
 struct Round {
@@ -47,7 +70,13 @@ struct Round {
     each_ms: Vec<f64>,
 }
 
-async fn race(url: &str, options: &StoreOptions, writers: usize, commits: usize) -> Result<Round, AnyError> {
+async fn race(
+    url: &str,
+    options: &StoreOptions,
+    writers: usize,
+    commits: usize,
+    between: Duration,
+) -> Result<Round, AnyError> {
     start(&Store::open(url, options.clone()).await?).await?;
     let mut followers = Vec::new();
     for _ in 0..writers {
@@ -56,9 +85,11 @@ async fn race(url: &str, options: &StoreOptions, writers: usize, commits: usize)
     let begin = Instant::now();
     let tasks = followers.into_iter().enumerate().map(|(writer, mut follower)| {
         tokio::spawn(async move {
-            let mut each_ms = Vec::new();
+            let (mut each_ms, mut chance) = (Vec::new(), Chance(writer as u64));
             for i in 0..commits / writers {
                 let event = Event::Config { settings: serde_json::json!({ "writer": writer, "i": i }) };
+                // From half of the time to half as much again, so that they do not keep step.
+                tokio::time::sleep(between.mul_f64(0.5 + chance.below(1000) as f64 / 1000.0)).await;
                 let start = Instant::now();
                 follower.append(work(&format!("w{writer}")), |_| Some(event.clone())).await?;
                 each_ms.push(start.elapsed().as_secs_f64() * 1e3);

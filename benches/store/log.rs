@@ -18,7 +18,7 @@ use std::{
 use store::{Store, StoreOptions};
 
 /// Commits whose last is the last before a snapshot, then as many as there can be without one.
-const SEGMENTS: u64 = 24;
+const SEGMENTS: u64 = 99;
 const REPETITIONS: usize = 5;
 
 /// The table goes out; the CSV comes back.
@@ -134,6 +134,7 @@ impl Iterator for Events {
         Some(match self.turn {
             1 => Event::Claim(Claims { units: vec![UnitRows { unit, rows }], batches: vec![] }),
             2 => Event::Rollouts(RolloutCommit {
+                codec: None,
                 batch,
                 of: UnitRows { unit, rows },
                 policy_version: PolicyVersion(unit),
@@ -144,7 +145,7 @@ impl Iterator for Events {
             }),
             3 => {
                 let (score_set, object) = (SET.into(), object("scores", unit));
-                Event::Scores(ScoreCommit { batch, score_set, object, packing: None, claims })
+                Event::Scores(ScoreCommit { batch, score_set, object, packing: None, parent: None, claims })
             }
             4 => Event::Step(Box::new(StepCommit {
                 step: version.0,

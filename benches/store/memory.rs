@@ -50,10 +50,11 @@ async fn fill(url: &str, batches: u64) -> Result<(), AnyError> {
     Ok(())
 }
 
-/// A process has no memory of what others did before.
+/// A process has no memory of what others did before. It allocates as the jobs of `opd run` do, in two arenas.
 fn stream_in_a_process(url: &str) -> Result<f64, AnyError> {
     let output = Command::new(env::current_exe()?)
         .args(["as", "stream", url])
+        .env("MALLOC_ARENA_MAX", "2")
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()?;

@@ -124,6 +124,7 @@ impl Player {
         let (batch, rollouts) = (format!("u{unit}"), scored.rollouts());
         let object = self.follower.store().put_rollouts(&batch, rollouts).await?;
         let event = Event::Rollouts(RolloutCommit {
+            codec: None,
             batch,
             of,
             policy_version: PolicyVersion(0),
@@ -144,7 +145,11 @@ impl Player {
         println!("{unit} {}", now_us()?);
         let object = store.put_scores(SET, &name, &scored).await?;
         let (score_set, claims) = (SET.into(), Claims::default());
-        self.append("score", Event::Scores(ScoreCommit { batch: name, score_set, object, packing: None, claims })).await
+        self.append(
+            "score",
+            Event::Scores(ScoreCommit { batch: name, score_set, object, packing: None, parent: None, claims }),
+        )
+        .await
     }
 
     async fn learn(&mut self, unit: u64) -> Result<(), AnyError> {

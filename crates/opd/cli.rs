@@ -6,6 +6,7 @@ use crate::{
     context::Context,
     error::{CommandError, Result},
     estimate::{self, EstimateArgs},
+    export::{self, ExportArgs},
     export_policy, identity, keep, learn, preflight, rescore, score, sft, sql, status,
     stop::Stop,
 };
@@ -73,6 +74,8 @@ enum Command {
     Estimate(EstimateArgs),
     /// Train on the rows that another run recorded, sampling and scoring nothing.
     Replay(crate::replay::ReplayArgs),
+    /// Write a store's tables as Parquet files that are Delta tables too; again, only what is new.
+    Export(ExportArgs),
     /// Write a policy version as a Hugging Face directory.
     ExportPolicy {
         /// The store: a directory, file:///..., or s3://bucket/prefix.
@@ -113,19 +116,8 @@ enum Command {
     Pin(keep::PinArgs),
     /// Take a pin away.
     Unpin(keep::Unpin),
-    /// Ask a store a question in SQL.
-    Sql {
-        /// The store: a directory, file:///..., or s3://bucket/prefix.
-        store: String,
-        /// The query; `show tables` lists what there is.
-        query: String,
-        /// See the store as it was after this commit.
-        #[arg(long, value_name = "SEQ")]
-        at: Option<u64>,
-        /// How to print the answer.
-        #[arg(long, value_enum, default_value_t = sql::Format::Table)]
-        format: sql::Format,
-    },
+    /// Ask stores questions in SQL: one, those of standard input, or any number in a shell.
+    Sql(sql::Args),
 }
 
 /// A pipeline and what is laid over it.
@@ -169,6 +161,7 @@ pub fn run(cli: Cli) -> Result<()> {
             }
             Command::Estimate(args) => estimate::run(args).await,
             Command::Replay(args) => crate::replay::run(args).await,
+            Command::Export(args) => export::run(args, &Stop::listen()).await,
             Command::ExportPolicy { store, version, dir, dtype } => {
                 export_policy::run(&store, &version, &dir, &dtype, &Stop::listen()).await
             }
@@ -183,7 +176,7 @@ pub fn run(cli: Cli) -> Result<()> {
             Command::Gc(args) => args.run().await,
             Command::Pin(args) => args.run().await,
             Command::Unpin(args) => args.run().await,
-            Command::Sql { store, query, at, format } => sql::run(&store, &query, at, format).await,
+            Command::Sql(args) => sql::run(args).await,
         }
     })
 }

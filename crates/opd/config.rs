@@ -167,6 +167,9 @@ pub struct LearnSection {
     /// `reweight` (train on them all the same).
     #[serde(default)]
     pub when_stale: WhenStale,
+    /// A condition in SQL on the plain columns of a rollout and its scores; the learner takes the rows that meet it.
+    #[serde(rename = "where", default, skip_serializing_if = "Option::is_none")]
+    pub selection: Option<String>,
     /// The loss.
     pub estimator: EstimatorConfig,
     /// AdamW, clipping and schedule.

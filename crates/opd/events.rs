@@ -4,6 +4,7 @@
 use crate::{
     pace::Pace,
     plan::{self, Lapsed, Learn, Next, Rollout, Score, Serves},
+    verdicts::Verdicts,
 };
 use record::{
     BatchRows, Claims, DropReason, Dropped, Event, PolicyVersion, RolloutCommit, ScoreCommit, StepCommit, UnitRows,
@@ -58,9 +59,9 @@ pub fn damaged(now: &Snapshot, id: &str) -> Option<Event> {
     Some(Event::Drop { dropped: vec![Dropped { of, reason: DropReason::Corrupt, reissue: true }] })
 }
 
-/// What the learner ends without a step: rows too old, or the run.
-pub fn end_rows(now: &Snapshot, score_set: &str, pace: Pace) -> Option<Event> {
-    match plan::learn(now, score_set, pace) {
+/// What the learner ends without a step: rows too old or rejected, or the run.
+pub fn end_rows(now: &Snapshot, score_set: &str, pace: Pace, verdicts: Option<&Verdicts>) -> Option<Event> {
+    match plan::learn(now, score_set, pace, verdicts) {
         Next::Do(Learn::Drop(dropped)) => Some(Event::Drop { dropped }),
         Next::Do(Learn::Finish(dropped)) => Some(Event::Finish { dropped }),
         _ => None,
@@ -68,14 +69,15 @@ pub fn end_rows(now: &Snapshot, score_set: &str, pace: Pace) -> Option<Event> {
 }
 
 /// A step, as long as it is the next one and nobody has ended its rows: a score worker that was slow may have found a batch damaged
-/// that another scored, or another learner.
-pub fn step(now: &Snapshot, step: &StepCommit) -> Option<Event> {
+/// that another scored, or another learner. What `verdicts` reject ends with it.
+pub fn step(now: &Snapshot, step: &StepCommit, verdicts: Option<&Verdicts>) -> Option<Event> {
     let is_there = |of: &BatchRows| {
         let batch = now.batches.get(&of.batch);
         batch.is_some_and(|batch| batch.pending.contains_all(&of.rows) && batch.scores.contains_key(&step.score_set))
     };
     let is_next = now.version.0 + 1 == step.step && !now.finished;
-    (is_next && step.consumed.iter().all(is_there)).then(|| Event::Step(Box::new(step.clone())))
+    (is_next && step.consumed.iter().all(is_there))
+        .then(|| Event::Step(Box::new(StepCommit { dropped: plan::rejected(now, verdicts), ..step.clone() })))
 }
 
 /// Whether another learner has made a step since this one was at `version`: whichever commits first goes on.

@@ -64,7 +64,7 @@ pub async fn run(args: Args) -> Result<()> {
         }
         (None, None) => return Err(CommandError::new("neither a store nor --stages was given")),
     };
-    if args.cores.is_some_and(|cores| !(cores > 0.0)) {
+    if args.cores.is_some_and(|cores| cores.is_nan() || cores <= 0.0) {
         let cores = args.cores.unwrap_or_default();
         return Err(CommandError::new(format!("--cores is {cores}")).hint("it must be above 0"));
     }

@@ -12,7 +12,9 @@ use crate::{
     policy::PolicyLoader,
     score::drop_damaged,
     score_set,
+    selection::Selecting,
     teachers::TEACHER,
+    verdicts::Verdicts,
 };
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -36,6 +38,9 @@ pub(crate) struct StepSettings {
     pub(crate) read: Budget,
     pub(crate) device: String,
     pub(crate) threads: u32,
+    /// The predicate that the rows met.
+    #[serde(rename = "where", default, skip_serializing_if = "Option::is_none")]
+    selection: Option<String>,
 }
 
 impl StepSettings {
@@ -43,8 +48,9 @@ impl StepSettings {
         let learn = &pipeline.learn;
         let cut = LearnerSettings { microbatch_tokens: learn.microbatch_tokens, head_chunk: learn.head_chunk };
         let (device, threads) = (learn.device.clone(), learn.threads);
-        let read = learn.estimator.needs().budget(learn.read_for_reports);
-        Self { estimator: learn.estimator.clone(), optimizer: learn.optimizer, cut, read, device, threads }
+        let (estimator, selection) = (learn.estimator.clone(), learn.selection.clone());
+        let read = estimator.needs().budget(learn.read_for_reports);
+        Self { estimator, optimizer: learn.optimizer, cut, read, device, threads, selection }
     }
 }
 
@@ -87,19 +93,24 @@ pub async fn run(mut job: Context) -> Result<()> {
         let what = format!("the codec of batch `{id}` in `{url}`");
         score_set::check_sampler(&what, batch.codec.unwrap_or_default(), &settings.estimator)?;
     }
+    let mut selecting = Selecting::new(&job.pipeline)?;
     let mut trainee = resume(&mut job, &settings).await?;
     record_settings(&mut job).await?;
     let (pace, score_set) = (job.pace(), job.pipeline.score.set.clone());
     while !job.stop.is_asked() {
         job.refresh().await?;
         fence(&job, trainee.version)?;
-        match plan::learn(job.now(), &score_set, pace) {
+        selecting.look(&mut job).await?;
+        match plan::learn(job.now(), &score_set, pace, selecting.verdicts()) {
             Next::Done => return Ok(()),
             Next::Wait => job.wait().await?,
             Next::Do(Learn::Drop(_) | Learn::Finish(_)) => {
                 let (version, incarnation) = (trainee.version, job.incarnation().to_string());
                 let is_fenced = |now: &Snapshot| events::is_fenced(now, version, &incarnation);
-                job.append(0, |now| events::end_rows(now, &score_set, pace).filter(|_| !is_fenced(now))).await?;
+                job.append(0, |now| {
+                    events::end_rows(now, &score_set, pace, selecting.verdicts()).filter(|_| !is_fenced(now))
+                })
+                .await?;
             }
             Next::Do(Learn::Step(consumed)) => {
                 job.begin();
@@ -109,7 +120,7 @@ pub async fn run(mut job: Context) -> Result<()> {
                             consumed.into_iter().map(|batch| BatchRows { batch: batch.batch, rows: batch.rows });
                         let taken = Taken { consumed: consumed.collect(), ..Taken::default() };
                         let outcome = off_thread(move || step(trainee, portions)).await?;
-                        trainee = match commit(&mut job, outcome, taken, &score_set).await? {
+                        trainee = match commit(&mut job, outcome, taken, &score_set, selecting.verdicts()).await? {
                             Some(trainee) => trainee,
                             None => {
                                 say(
@@ -342,6 +353,7 @@ pub(crate) async fn commit(
     outcome: Outcome,
     taken: Taken,
     score_set: &str,
+    verdicts: Option<&Verdicts>,
 ) -> Result<Option<Trainee>> {
     let Outcome { mut trainee, mut report, record, weights } = outcome;
     if trainee.diverged > 0 {
@@ -377,7 +389,7 @@ pub(crate) async fn commit(
         metrics: report.metrics,
     };
     let before = PolicyVersion(version.0 - 1);
-    let made = job.append(report.trained_tokens as u64, |now| events::step(now, &event)).await?;
+    let made = job.append(report.trained_tokens as u64, |now| events::step(now, &event, verdicts)).await?;
     fence(job, before)?;
     Ok(made.map(|_| trainee))
 }

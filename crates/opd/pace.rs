@@ -1,5 +1,6 @@
 //! How far sampling may run ahead of the learner, and what becomes of rows that grow old meanwhile.
 
+use crate::verdicts::Verdicts;
 use record::{PolicyVersion, RowSet};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -66,12 +67,16 @@ impl Pace {
         PolicyVersion(claim.newest.0.saturating_sub(self.lag))
     }
 
-    /// The next step's rows, whole, or `None` as long as the learner waits for them.
-    pub fn minibatch(self, now: &Snapshot, score_set: &str) -> Option<Vec<SelectedBatch>> {
+    /// The next step's rows, whole, or `None` as long as the learner waits for them. With `verdicts` they are of those that pass.
+    pub fn minibatch(self, now: &Snapshot, score_set: &str, verdicts: Option<&Verdicts>) -> Option<Vec<SelectedBatch>> {
         let max = if self.when_stale == WhenStale::Reweight { u64::MAX } else { self.max_staleness };
         let staleness = Staleness { against: now.version, min: self.min_staleness.min(now.version.0), max };
         let selection = Selection { staleness: Some(staleness), ..Selection::scored_in(score_set) };
         let mut batches = selection.batches(now);
+        if let Some(verdicts) = verdicts {
+            batches.iter_mut().for_each(|of| of.rows = verdicts.passing(&of.batch, &now.batches[&of.batch]));
+            batches.retain(|of| !of.rows.is_empty());
+        }
         if self.when_stale == WhenStale::Wait {
             // Whose time runs out first, goes first; the sort is stable, so within a version the prompt order stays.
             batches.sort_by_key(|batch| batch.policy_version);
@@ -83,7 +88,7 @@ impl Pace {
             missing -= batch.rows.len();
             minibatch.push(batch);
             if missing == 0 {
-                let fits = self.when_stale != WhenStale::Wait || self.leaves_time(now, &minibatch);
+                let fits = self.when_stale != WhenStale::Wait || self.leaves_time(now, &minibatch, verdicts);
                 return fits.then_some(minibatch);
             }
         }
@@ -96,11 +101,13 @@ impl Pace {
     /// By Hall's condition for unit jobs with deadlines: for each version v', the rows of v' and older fit into the steps that
     /// are left to v'. Back-pressure keeps that so for the rows whose time runs out first, so a minibatch of these is taken
     /// whether or not it holds, and no setting that was changed under way can make the learner wait for ever.
-    fn leaves_time(self, now: &Snapshot, minibatch: &[SelectedBatch]) -> bool {
+    fn leaves_time(self, now: &Snapshot, minibatch: &[SelectedBatch], verdicts: Option<&Verdicts>) -> bool {
         let taken: BTreeMap<&str, &RowSet> = minibatch.iter().map(|of| (of.batch.as_str(), &of.rows)).collect();
         let stored = now.pending().map(|(id, batch)| {
             let taken = taken.get(id.as_str()).map_or(0, |rows| rows.len());
-            (batch.policy_version, batch.pending.len() - taken)
+            // What is rejected ends with the step.
+            let rejected = verdicts.map_or(0, |verdicts| verdicts.rejected(id, batch).len());
+            (batch.policy_version, batch.pending.len() - taken - rejected)
         });
         let claimed = now.unit_claims.iter().map(|claim| (self.oldest(claim), claim.of.rows.len()));
         let mut left: BTreeMap<PolicyVersion, u64> = BTreeMap::new();

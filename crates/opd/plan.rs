@@ -3,6 +3,7 @@
 use crate::{
     config::Pipeline,
     pace::{Pace, WhenStale},
+    verdicts::Verdicts,
 };
 use record::{BatchId, BatchRows, DropReason, Dropped, PolicyVersion, RowSet, UnitRows};
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,7 +69,9 @@ pub fn is_wanted(now: &Snapshot, part: &UnitRows, version: PolicyVersion, pace: 
 /// Rows that a worker may take on: those whose claim lapsed, those to be sampled again, the next unit. What it delivers in
 /// the same commit is not among them, even where another took it over and fell silent too.
 ///
-/// Back-pressure: work ahead of the learner never exceeds [`Pace::room`], so nothing is born stale.
+/// Back-pressure: work ahead of the learner never exceeds [`Pace::room`], so nothing is born stale. Only where a selection has
+/// rejected rows and what is left is less than a minibatch, a whole unit is added all the same: it exceeds the room by less than
+/// a unit. Rows that were rejected do not count as those that the run has to sample.
 pub fn claimable_unit(
     now: &Snapshot,
     delivered: Option<&UnitRows>,
@@ -87,8 +90,11 @@ pub fn claimable_unit(
         return Some(UnitRows { unit: *unit, rows: rows.clone() });
     }
     let unit_rows = u64::from(now.run.units.rows());
-    let fits = now.rows_ahead() + unit_rows <= pace.room(now) && now.next_unit * unit_rows < pace.rows(pace.steps);
-    fits.then(|| UnitRows { unit: now.next_unit, rows: RowSet::first(now.run.units.rows()) })
+    let (ahead, room) = (now.rows_ahead(), pace.room(now));
+    let fits = ahead + unit_rows <= room || ahead < room.min(pace.rows(1));
+    let rejected = now.ended.dropped.get(&DropReason::Selection).copied().unwrap_or(0);
+    let is_left = (now.next_unit * unit_rows).saturating_sub(rejected) < pace.rows(pace.steps);
+    (fits && is_left).then(|| UnitRows { unit: now.next_unit, rows: RowSet::first(now.run.units.rows()) })
 }
 
 /// What a score worker does next.
@@ -142,35 +148,50 @@ fn unscored<'a>(now: &'a Snapshot, serves: &Serves) -> impl Iterator<Item = (&'a
 pub enum Learn {
     /// Train on these rows, in this order.
     Step(Vec<SelectedBatch>),
-    /// These rows have become too stale: drop them, so that they are sampled again.
+    /// End these rows without a step: those too stale, which are sampled again, and those that the selection rejects.
     Drop(Vec<Dropped>),
     /// The last step is made: end the run, and with it these rows.
     Finish(Vec<Dropped>),
 }
 
-/// The learner: rows in the order (unit, sample) as soon as a whole minibatch of them is scored.
-pub fn learn(now: &Snapshot, score_set: &str, pace: Pace) -> Next<Learn> {
+/// The learner: rows in the order (unit, sample) as soon as a whole minibatch of them is scored; with `verdicts`, of those that
+/// pass. What is rejected ends with the next step, or without one where it stands in the way of sampling.
+pub fn learn(now: &Snapshot, score_set: &str, pace: Pace, verdicts: Option<&Verdicts>) -> Next<Learn> {
     if now.finished {
         return Next::Done;
     }
+    let rejected = rejected(now, verdicts);
     let dropped = |stale_only: bool, reason: DropReason| -> Vec<Dropped> {
-        now.pending()
-            .filter(|(_, batch)| !stale_only || pace.is_past(now, batch.policy_version))
-            .map(|(id, batch)| Dropped {
-                of: BatchRows { batch: id.clone(), rows: batch.pending.clone() },
-                reason,
-                reissue: stale_only,
-            })
+        let ended = now.pending().filter(|(_, batch)| !stale_only || pace.is_past(now, batch.policy_version));
+        let kept =
+            ended.map(|(id, batch)| (id, verdicts.map_or_else(|| batch.pending.clone(), |of| of.kept(id, batch))));
+        kept.filter(|(_, rows)| !rows.is_empty())
+            .map(|(id, rows)| Dropped { of: BatchRows { batch: id.clone(), rows }, reason, reissue: stale_only })
             .collect()
     };
     if now.version.0 >= pace.steps {
-        return Next::Do(Learn::Finish(dropped(false, DropReason::Finished)));
+        return Next::Do(Learn::Finish([dropped(false, DropReason::Finished), rejected].concat()));
     }
     let stale = dropped(true, DropReason::Stale);
     if !stale.is_empty() {
-        return Next::Do(Learn::Drop(stale));
+        return Next::Do(Learn::Drop([stale, rejected].concat()));
     }
-    pace.minibatch(now, score_set).map_or(Next::Wait, |minibatch| Next::Do(Learn::Step(minibatch)))
+    if let Some(minibatch) = pace.minibatch(now, score_set, verdicts) {
+        return Next::Do(Learn::Step(minibatch));
+    }
+    let is_in_the_way = !rejected.is_empty() && claimable_unit(now, None, pace, &|_| false).is_none();
+    if is_in_the_way { Next::Do(Learn::Drop(rejected)) } else { Next::Wait }
+}
+
+/// The rows that a selection rejects, of those that have not ended. They are not sampled again: they would be rejected again.
+pub fn rejected(now: &Snapshot, verdicts: Option<&Verdicts>) -> Vec<Dropped> {
+    let Some(verdicts) = verdicts else { return Vec::new() };
+    let of = |(id, batch): (&BatchId, &Batch)| {
+        let rows = verdicts.rejected(id, batch);
+        let (batch, reason) = (id.clone(), DropReason::Selection);
+        (!rows.is_empty()).then_some(Dropped { of: BatchRows { batch, rows }, reason, reissue: false })
+    };
+    now.pending().filter_map(of).collect()
 }
 
 /// Whether `version` is to be evaluated: the first, each `every` steps, the last.

@@ -83,7 +83,9 @@ impl Log {
 
     /// The learner's next step, published or not, with or without moments.
     fn step(&mut self, is_published: bool, has_moments: bool) {
-        let Next::Do(Learn::Step(rows)) = learn(&self.0, SET, PACE) else { panic!("{:?}", learn(&self.0, SET, PACE)) };
+        let Next::Do(Learn::Step(rows)) = learn(&self.0, SET, PACE, None) else {
+            panic!("{:?}", learn(&self.0, SET, PACE, None))
+        };
         let version = PolicyVersion(self.0.version.0 + 1);
         let weights = object(&version.to_string());
         let step = StepCommit {
@@ -292,7 +294,9 @@ fn evaluations_take_the_oldest_version_that_is_due_and_end_with_the_run() {
         // Version 1 is not due, 2 and 4 are; the older comes first.
         assert_eq!(next(&log), if version == 1 { "Wait" } else { "v2 a" });
     }
-    let Next::Do(Learn::Finish(dropped)) = learn(&log.0, SET, pace) else { panic!("{:?}", learn(&log.0, SET, pace)) };
+    let Next::Do(Learn::Finish(dropped)) = learn(&log.0, SET, pace, None) else {
+        panic!("{:?}", learn(&log.0, SET, pace, None))
+    };
     log.apply("learn-0", Event::Finish { dropped });
     // The end of training is not the end of evaluations.
     for (version, set) in [(2, "a"), (2, "b"), (4, "a"), (4, "b")] {

@@ -230,6 +230,7 @@ pub fn check_settings(pipeline: &Pipeline) -> Result<()> {
     if pipeline.run.patience_s.is_nan() || pipeline.run.patience_s < 0.0 {
         return fault(format!("run.patience_s is {}", pipeline.run.patience_s), "it must not be below 0");
     }
+    crate::selection::check(pipeline)?;
     check_estimator(pipeline)
 }
 

@@ -1,4 +1,4 @@
-//! What a store has recorded, whatever became of it: every rollout with scores in a set, consumed or not.
+//! What a store has recorded and keeps, whatever became of it: every rollout with scores in a set, consumed or not.
 
 use record::{BatchId, Codec, Commit, DropReason, Event, ObjectRef, RolloutCommit, RowSet, ScoreSet};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,9 +16,11 @@ pub struct Recorded {
 }
 
 /// Every batch of `commits` that has scores in `score_set` and was sampled by one of `versions`, in the order of the log;
-/// without those that somebody found damaged. Of several scores of a batch the first count.
+/// without those that somebody found damaged, and those that were given up. Of several
+/// scores of a batch the first count.
 pub fn scored(commits: &[Commit], score_set: &str, versions: &Versions) -> Vec<Recorded> {
-    let damaged: BTreeSet<&BatchId> = commits.iter().flat_map(|commit| damaged(&commit.event)).collect();
+    let gone: BTreeSet<&BatchId> =
+        commits.iter().flat_map(|commit| damaged(&commit.event).chain(given_up(&commit.event))).collect();
     let mut sampled: BTreeMap<&BatchId, &RolloutCommit> = BTreeMap::new();
     let (mut recorded, mut seen) = (Vec::new(), BTreeSet::new());
     for commit in commits {
@@ -26,7 +28,7 @@ pub fn scored(commits: &[Commit], score_set: &str, versions: &Versions) -> Vec<R
             Event::Rollouts(rollouts) if versions.contains(rollouts.policy_version) => {
                 sampled.insert(&rollouts.batch, rollouts);
             }
-            Event::Scores(scores) if scores.score_set == score_set && !damaged.contains(&scores.batch) => {
+            Event::Scores(scores) if scores.score_set == score_set && !gone.contains(&scores.batch) => {
                 let rollouts = sampled.get(&scores.batch).filter(|_| seen.insert(&scores.batch));
                 recorded.extend(rollouts.map(|rollouts| of(rollouts, &scores.object)));
             }
@@ -68,4 +70,12 @@ fn damaged(event: &Event) -> impl Iterator<Item = &BatchId> {
         _ => &[],
     };
     dropped.iter().filter(|rows| rows.reason == DropReason::Corrupt).map(|rows| &rows.of.batch)
+}
+
+/// Batches whose objects are kept no more.
+fn given_up(event: &Event) -> &[BatchId] {
+    match event {
+        Event::Retire(retired) => &retired.batches,
+        _ => &[],
+    }
 }

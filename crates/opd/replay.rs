@@ -192,7 +192,7 @@ async fn replay(job: &mut Context, script: &Script) -> Result<()> {
         let outcome = outcome.map_err(|error| error.at(format!("step {}", next.0)))?;
         let loss = outcome.report.metrics.get("loss").map_or(f64::NAN, |(sum, count)| sum / count);
         line.show(&format!("step {} of {}  loss {loss:.4}", next.0, script.steps.len()));
-        trainee = match learn::commit(job, outcome, taken, &score_set).await? {
+        trainee = match learn::commit(job, outcome, taken, &score_set, None).await? {
             Some(trainee) => trainee,
             // Another replay of the same command was first; its weights are these.
             None => learn::resume(job, &settings).await?,

@@ -15,10 +15,11 @@ use crate::{
     events,
     pace::Pace,
     plan::{self, Learn, Next, Rollout, Score, Serves},
+    verdicts::Verdicts,
 };
 use record::{
     BatchRows, Claims, Commit, Digest, Event, FORMAT, Job, ObjectRef, Policy, PolicyVersion, PromptSet, RolloutCommit,
-    Run, ScoreCommit, ScoreSet, StepCommit, UnitRows, Units, Work,
+    RowSet, Run, ScoreCommit, ScoreSet, StepCommit, UnitRows, Units, Work,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use store::Snapshot;
@@ -43,6 +44,8 @@ pub struct Shape {
     pub silent_percent: u64,
     /// How likely it is, in percent, that a stored batch turns out to be damaged.
     pub corrupt_percent: u64,
+    /// How likely it is, in percent, that a row does not meet the learner's predicate; without one at 0.
+    pub rejects_percent: u64,
 }
 
 impl Shape {
@@ -51,6 +54,34 @@ impl Shape {
         let (count, all) = (self.teachers, self.workers < self.teachers as usize);
         let teachers = (0..count).filter(|i| all || number % count == *i).map(teacher).collect();
         Serves { score_set: SET.into(), teachers }
+    }
+
+    /// Whether a row meets the predicate: a matter of the row alone.
+    pub(crate) fn passes(self, batch: &str, row: u32) -> bool {
+        let seed = format!("{batch} {row}").bytes().fold(7, |seed: u64, byte| seed.wrapping_mul(31) + u64::from(byte));
+        Chance(seed).below(100) >= self.rejects_percent
+    }
+
+    /// Looks at the scored batches that `verdicts` do not know yet.
+    pub(crate) fn judge(self, now: &Snapshot, verdicts: &mut Verdicts) {
+        verdicts.forget_ended(now);
+        let new = now.pending().filter(|(id, batch)| batch.scores.contains_key(SET) && !verdicts.knows(id));
+        let new: Vec<(String, RowSet)> = new
+            .map(|(id, batch)| (id.clone(), (0..batch.of.rows.len()).filter(|row| self.passes(id, *row)).collect()))
+            .collect();
+        new.into_iter().for_each(|(id, passing)| verdicts.insert(id, passing));
+    }
+
+    /// What the learner plans with.
+    pub(crate) fn asked(self, verdicts: &Verdicts) -> Option<&Verdicts> {
+        (self.rejects_percent > 0).then_some(verdicts)
+    }
+
+    /// Most rows that may lie ahead of the learner, those to be sampled again included.
+    pub(crate) fn room(self) -> u64 {
+        // A selection is given a whole unit where part of one would do.
+        let over = if self.rejects_percent > 0 { u64::from(self.unit_rows) - 1 } else { 0 };
+        self.pace.rows(self.pace.max_staleness + 1) + over
     }
 
     /// Whether a step's weights are published, and whether it is a checkpoint.
@@ -78,6 +109,17 @@ pub struct Outcome {
     pub trained: Vec<(u64, u32)>,
     /// The learner's version and the row's staleness, of each.
     pub ages: Vec<(u64, u64)>,
+}
+
+#[cfg(test)]
+impl Outcome {
+    /// Each batch and how many rows it has.
+    fn batches(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.commits.iter().filter_map(|commit| match &commit.event {
+            Event::Rollouts(rollouts) => Some((rollouts.batch.as_str(), rollouts.of.rows.len())),
+            _ => None,
+        })
+    }
 }
 
 /// A splitmix64 sequence: chance is the seed's alone.
@@ -114,6 +156,7 @@ struct Simulation {
     units_of: BTreeMap<String, UnitRows>,
     /// Workers that have not been heard of for long: their claims may be taken over.
     silent: BTreeSet<String>,
+    verdicts: Verdicts,
 }
 
 /// Runs a seed to its end.
@@ -145,7 +188,8 @@ pub fn simulate(shape: Shape, seed: u64) -> Result<Outcome, String> {
             return Ok(Outcome { end: now, commits, delivered, trained, ages });
         }
     }
-    Err(format!("not finished after {turns} turns, at step {}", simulation.now.version.0))
+    let now = &simulation.now;
+    Err(format!("not finished after {turns} turns, at step {}, {:?}", now.version.0, now.ended))
 }
 
 impl Simulation {
@@ -155,7 +199,8 @@ impl Simulation {
         let (commits, trained, ages) = (vec![first], Vec::new(), Vec::new());
         let (units_of, silent) = (BTreeMap::new(), BTreeSet::new());
         let chance = Chance(seed);
-        Ok(Self { shape, chance, now, commits, names: 0, delivered: 0, trained, ages, units_of, silent })
+        let verdicts = Verdicts::default();
+        Ok(Self { shape, chance, now, commits, names: 0, delivered: 0, trained, ages, units_of, silent, verdicts })
     }
 
     /// One turn of a worker: it plans and takes something in hand, or commits what it has in hand.
@@ -190,7 +235,7 @@ impl Simulation {
                 Next::Wait | Next::Done => {}
             },
             (_, InHand::Step { rows, version }) => self.step(worker, rows, version)?,
-            (_, _) => match plan::learn(&self.now, SET, self.shape.pace) {
+            (_, _) => match self.plan_learn() {
                 Next::Do(Learn::Step(selected)) => {
                     let rows = selected.into_iter().map(|of| BatchRows { batch: of.batch, rows: of.rows }).collect();
                     return Ok(InHand::Step { rows, version: self.now.version });
@@ -201,6 +246,11 @@ impl Simulation {
             },
         }
         Ok(InHand::Nothing)
+    }
+
+    fn plan_learn(&mut self) -> Next<Learn> {
+        self.shape.judge(&self.now, &mut self.verdicts);
+        plan::learn(&self.now, SET, self.shape.pace, self.shape.asked(&self.verdicts))
     }
 
     fn deliver(
@@ -258,6 +308,9 @@ impl Simulation {
             return Ok(());
         }
         for BatchRows { batch, rows } in &consumed {
+            if let Some(row) = rows.iter().find(|row| !self.shape.passes(batch, *row)) {
+                return Err(format!("row {row} of batch `{batch}` is trained on, and does not meet the predicate"));
+            }
             let of = &self.units_of[batch];
             let all: Vec<u32> = of.rows.iter().collect();
             self.trained.extend(rows.iter().map(|row| (of.unit, all[row as usize])));
@@ -280,14 +333,18 @@ impl Simulation {
             settings: serde_json::Value::Null,
             metrics: BTreeMap::new(),
         };
-        self.append(worker, Job::Learn, Event::Step(Box::new(event)))
+        // The rows were there when it was planned, and one learner alone ends rows that are scored.
+        match events::step(&self.now, &event, self.shape.asked(&self.verdicts)) {
+            Some(event) => self.append(worker, Job::Learn, event),
+            None => Err(format!("step {step} is not to be had")),
+        }
     }
 
     fn append(&mut self, worker: &str, job: Job, event: Event) -> Result<(), String> {
         let commit = commit(self.now.seq + 1, worker, job, event);
         self.now.apply(&commit).map_err(|error| error.to_string())?;
         self.commits.push(commit);
-        let room = self.shape.pace.rows(self.shape.pace.max_staleness + 1);
+        let room = self.shape.room();
         let again: u64 = self.now.reissue.values().map(|rows| u64::from(rows.len())).sum();
         if self.now.rows_ahead() + again > room {
             return Err(format!("{} rows ahead of the learner, {room} are allowed", self.now.rows_ahead() + again));
@@ -359,7 +416,11 @@ fn any_shape(seed: u64) -> Shape {
     let when_stale = [WhenStale::Drop, WhenStale::Wait, WhenStale::Reweight][pick(0, 3) as usize];
     let plain = tests::shape(max_staleness, pick(1, 5) as usize, pick(0, 30), pick(0, 10));
     let pace = Pace { lag, min_staleness, when_stale, ..plain.pace };
-    Shape { publish_every, teachers: pick(1, 4) as u32, pace, ..plain }
+    let teachers = pick(1, 4) as u32;
+    // As the pipeline's check has it: a learner that waits needs room for what a selection leaves of a unit.
+    let has_room = when_stale != WhenStale::Wait || max_staleness >= publish_every.max(lag + 1);
+    let rejects_percent = if has_room { [0, pick(1, 40), pick(40, 90)][pick(0, 3) as usize] } else { 0 };
+    Shape { publish_every, teachers, pace, rejects_percent, ..plain }
 }
 
 /// The first seeds: `OPD_SIM_SEEDS=n` of them, `usual` without, or `OPD_SIM_SEED=s` alone, to replay it.
@@ -381,7 +442,8 @@ mod tests {
     pub(super) fn shape(max_staleness: u64, workers: usize, silent_percent: u64, corrupt_percent: u64) -> Shape {
         let when_stale = WhenStale::Drop;
         let pace = Pace { rows_per_step: 8, steps: 12, min_staleness: 0, max_staleness, when_stale, lag: 0 };
-        Shape { unit_rows: 4, teachers: 1, pace, workers, publish_every: 1, silent_percent, corrupt_percent }
+        let (teachers, publish_every, rejects_percent) = (1, 1, 0);
+        Shape { unit_rows: 4, teachers, pace, workers, publish_every, silent_percent, corrupt_percent, rejects_percent }
     }
 
     fn check(shape: Shape, seed: u64) -> Outcome {
@@ -395,6 +457,10 @@ mod tests {
         if pace.when_stale != WhenStale::Drop {
             assert!(!end.ended.dropped.contains_key(&DropReason::Stale), "seed {seed}: {:?}", end.ended);
         }
+        let rejected = end.ended.dropped.get(&DropReason::Selection).copied().unwrap_or(0);
+        let not_passing = outcome.batches().flat_map(|(id, rows)| (0..rows).map(move |row| (id, row)));
+        let not_passing = not_passing.filter(|(id, row)| !shape.passes(id, *row)).count() as u64;
+        assert!(rejected <= not_passing, "seed {seed}: {rejected} of {not_passing}");
         for (version, age) in &outcome.ages {
             // A sampler that lags makes nothing fresher than it is itself, and nothing fresher is taken.
             let least = pace.lag.max(pace.min_staleness).min(*version);
@@ -455,6 +521,28 @@ mod tests {
             check(Shape { pace, ..plain }, seed).ages
         });
         assert!(ages.map(|(_, age)| age).max() > Some(1), "slow workers deliver rows past the bound");
+    }
+
+    #[test]
+    fn a_selection_trains_on_what_passes_and_samples_for_what_does_not() {
+        for seed in 0..40 {
+            for (max_staleness, rejects_percent) in [(0, 30), (0, 80), (3, 30), (3, 80)] {
+                let shape = Shape { rejects_percent, ..shape(max_staleness, 2, 10, 3) };
+                let outcome = check(shape, seed);
+                let rejected = outcome.end.ended.dropped[&DropReason::Selection];
+                // Of what was looked at, about as many as the predicate says; units that are cut short blur it.
+                let share = rejected as f64 / (rejected + outcome.end.ended.consumed) as f64;
+                assert!((share * 100.0 - rejects_percent as f64).abs() < 25.0, "seed {seed}: {share}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_predicate_that_nothing_meets_goes_on_sampling_and_says_so_in_the_log() {
+        let shape = Shape { rejects_percent: 100, ..shape(1, 2, 0, 0) };
+        let error = simulate(shape, 3).unwrap_err();
+        let rows: u64 = error.split("Selection: ").nth(1).unwrap().split('}').next().unwrap().parse().unwrap();
+        assert!(error.contains("not finished") && rows > 1_000, "{error}");
     }
 
     #[test]

@@ -83,7 +83,7 @@ impl Stop {
 /// Ends the process where it stands. Not `std::process::exit`: that takes libtorch apart while another thread still computes
 /// with it, which ended in a segmentation fault now and then.
 #[expect(unsafe_code, reason = "the standard library has no exit without destructors")]
-fn leave() -> ! {
+pub fn leave() -> ! {
     // SAFETY: `_exit` takes a number and returns nothing; whatever is in hand was to be given up.
     unsafe { libc::_exit(EXIT_INTERRUPTED) }
 }

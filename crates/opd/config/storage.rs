@@ -38,7 +38,7 @@ pub struct CacheSection {
 }
 
 fn default_snapshot_every() -> u64 {
-    4096
+    1024
 }
 fn default_poll_ms() -> u64 {
     20

@@ -207,13 +207,13 @@ impl Run<'_> {
                     }
                     Next::Wait | Next::Done => State::Waits(None),
                 },
-                _ => match plan::learn(&self.now, SET, pace) {
+                _ => match plan::learn(&self.now, SET, pace, None) {
                     Next::Do(Learn::Step(of)) => {
                         let rows = of.into_iter().map(|of| BatchRows { batch: of.batch, rows: of.rows }).collect();
                         State::Works(self.draw(&self.stages.learn), Work::Step { rows })
                     }
                     Next::Do(Learn::Drop(_) | Learn::Finish(_)) => {
-                        self.append(worker, events::end_rows(&self.now, SET, pace))?;
+                        self.append(worker, events::end_rows(&self.now, SET, pace, None))?;
                         continue;
                     }
                     Next::Wait | Next::Done => State::Waits(None),
@@ -270,7 +270,7 @@ impl Run<'_> {
                     settings: serde_json::Value::Null,
                     metrics: BTreeMap::new(),
                 };
-                self.append(worker, events::step(&self.now, &step))
+                self.append(worker, events::step(&self.now, &step, None))
             }
         }
     }

@@ -7,8 +7,12 @@ use crate::{
     progress::Line,
     status::size,
 };
+use futures::StreamExt;
 use std::time::Duration;
 use store::{GRACE, Garbage, Why};
+
+/// Deletions that are on their way at once.
+const AT_ONCE: usize = 16;
 
 /// What is asked of `opd gc`.
 ///
@@ -57,12 +61,16 @@ impl Gc {
                 quantity::short(GRACE)
             ));
         }
-        for (done, garbage) in found.old.iter().enumerate() {
-            line.show(&format!("{done} of {} deleted", found.old.len()));
-            if let Err(error) = store.delete_garbage(garbage).await {
+        let mut deletions =
+            futures::stream::iter(&found.old).map(|garbage| store.delete_garbage(garbage)).buffer_unordered(AT_ONCE);
+        let mut done = 0;
+        while let Some(deleted) = deletions.next().await {
+            if let Err(error) = deleted {
                 line.clear();
                 return Err(CommandError::from(error).hint(format!("{done} were deleted; the same command goes on")));
             }
+            done += 1;
+            line.show(&format!("{done} of {} deleted", found.old.len()));
         }
         line.clear();
         say(&format!("{old} deleted"));

@@ -109,8 +109,19 @@ impl ParentRun {
             );
             return Err(CommandError::new(what).hint("--order seeded takes every scored row"));
         }
+        let recorded = self.settings();
+        let (was, is) = (recorded.and_then(|learn| learn.get("where")?.as_str()), pipeline.learn.selection.as_deref());
+        if was != is && is.is_some() {
+            let what = format!(
+                "learn.where is `{}`, in the parent it was {}",
+                is.unwrap_or_default(),
+                was.map_or("none".into(), |was| format!("`{was}`"))
+            );
+            return Err(CommandError::new(what).hint("a replay chooses rows with --where"));
+        }
         let rows = pipeline.learn.rows_per_step;
-        let as_recorded = chosen.is_none() && self.rows_per_step().is_none_or(|recorded| recorded == u64::from(rows));
+        let were = recorded.and_then(|learn| learn.get("rows_per_step")?.as_u64());
+        let as_recorded = chosen.is_none() && were.is_none_or(|were| were == u64::from(rows));
         let cut = if as_recorded && asked.order == ReplayOrder::Recorded { Cut::Recorded } else { Cut::Rows(rows) };
         let script = recording
             .script(asked.order, pipeline.seed, cut, chosen.as_ref())
@@ -128,13 +139,13 @@ impl ParentRun {
         Ok(script)
     }
 
-    /// learn.rows_per_step as the parent's latest settings have it.
-    fn rows_per_step(&self) -> Option<u64> {
+    /// `[learn]` as the parent's latest settings have it.
+    fn settings(&self) -> Option<&serde_json::Value> {
         let settings = self.commits.iter().rev().find_map(|commit| match &commit.event {
             Event::Config { settings } => Some(settings),
             _ => None,
         });
-        settings?.get("learn")?.get("rows_per_step")?.as_u64()
+        settings?.get("learn")
     }
 
     /// The scored rows for which `condition` holds.

@@ -4,7 +4,8 @@
 use super::{SET, Shape, jobs};
 use crate::pace::WhenStale;
 use record::{
-    BatchId, BatchRows, Commit, Digest, DropReason, EvalCommit, Event, Job, ObjectRef, PolicyVersion, Run, UnitRows,
+    BatchId, BatchRows, Commit, Digest, DropReason, Dropped, EvalCommit, Event, Job, ObjectRef, PolicyVersion, Run,
+    UnitRows,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -165,8 +166,7 @@ impl Audit {
     }
 
     fn check_room(&self) -> Result<(), String> {
-        let (Some(now), pace) = (self.now(), self.shape.pace) else { return Ok(()) };
-        let room = pace.rows(pace.max_staleness + 1);
+        let (Some(now), room) = (self.now(), self.shape.room()) else { return Ok(()) };
         let again: u64 = now.reissue.values().map(|rows| u64::from(rows.len())).sum();
         let ahead = now.rows_ahead() + again;
         if ahead > room { Err(format!("{ahead} rows ahead of the learner, {room} are allowed")) } else { Ok(()) }
@@ -191,12 +191,7 @@ impl Audit {
                 batch.scores = Some(scores.object.clone());
             }
             Event::Drop { dropped } | Event::Finish { dropped } => {
-                for rows in dropped {
-                    if rows.reason == DropReason::Stale && self.shape.pace.when_stale == WhenStale::Wait {
-                        return Err("a row is dropped as too stale by a learner that waits".into());
-                    }
-                    self.end(&rows.of)?;
-                }
+                dropped.iter().try_for_each(|rows| self.drop(rows))?;
             }
             Event::Step(step) => {
                 let mut rows = String::new();
@@ -204,6 +199,7 @@ impl Audit {
                     self.end(consumed)?;
                     rows += &self.train_on(consumed, PolicyVersion(step.step - 1))?;
                 }
+                step.dropped.iter().try_for_each(|rows| self.drop(rows))?;
                 // Whoever made this step had made, or read, every step before it.
                 self.weights = jobs::train(&self.weights, &rows);
                 if Digest::of(&self.weights) != step.weights_digest {
@@ -301,6 +297,20 @@ impl Audit {
         at_once(self.reader.get(object)).map_err(|error| error.to_string())
     }
 
+    fn drop(&mut self, Dropped { of, reason, reissue }: &Dropped) -> Result<(), String> {
+        if *reason == DropReason::Stale && self.shape.pace.when_stale == WhenStale::Wait {
+            return Err("a row is dropped as too stale by a learner that waits".into());
+        }
+        let passing = of.rows.iter().find(|row| self.shape.passes(&of.batch, *row));
+        if let (DropReason::Selection, Some(row)) = (reason, passing) {
+            return Err(format!("row {row} of batch `{}` meets the predicate and is rejected", of.batch));
+        }
+        if *reissue == matches!(reason, DropReason::Selection | DropReason::Finished) {
+            return Err(format!("rows dropped as {} are sampled again: {reissue}", reason.as_str()));
+        }
+        self.end(of)
+    }
+
     fn end(&mut self, BatchRows { batch, rows }: &BatchRows) -> Result<(), String> {
         match rows.iter().find(|row| !self.ended.insert((batch.clone(), *row))) {
             Some(row) => Err(format!("row {row} of batch `{batch}` ends a second time")),
@@ -313,6 +323,9 @@ impl Audit {
         let BatchRows { batch, rows } = consumed;
         let Delivered { of, version: of_version, rollouts, scores } = self.batches.get(batch).ok_or("no such batch")?;
         let (age, pace) = (version.staleness_of(*of_version), self.shape.pace);
+        if let Some(row) = rows.iter().find(|row| !self.shape.passes(batch, *row)) {
+            return Err(format!("row {row} of batch `{batch}` is trained on, and does not meet the predicate"));
+        }
         if age > pace.max_staleness && pace.when_stale != WhenStale::Reweight {
             return Err(format!("a row of staleness {age} is trained on, {} is the most", pace.max_staleness));
         }

@@ -33,7 +33,7 @@ fn decisions(now: &Snapshot, shape: Shape) -> String {
     });
     let evaluated = plan::eval(now, &["heldout".to_string()], 2, shape.pace.steps);
     let retired = plan::retire(now, 1, &|version: PolicyVersion| version.0.is_multiple_of(2));
-    each.collect::<String>() + &format!("{:?} {evaluated:?} {retired:?}", plan::learn(now, SET, shape.pace))
+    each.collect::<String>() + &format!("{:?} {evaluated:?} {retired:?}", plan::learn(now, SET, shape.pace, None))
 }
 
 /// The state without the times that it shows to people.

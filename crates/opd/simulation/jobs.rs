@@ -9,6 +9,7 @@ use super::{
 use crate::{
     events,
     plan::{self, Learn, Next, Rollout, Score, Serves},
+    verdicts::Verdicts,
 };
 use record::{
     BatchId, BatchRows, Claims, Commit, Digest, EvalCommit, Event, Job, ObjectRef, Policy, PolicyVersion, Retirement,
@@ -254,17 +255,20 @@ async fn deliver_scores(job: &mut Working, id: BatchId, serves: &Serves) -> Resu
 async fn learn(mut job: Working) -> Result<()> {
     let (pace, incarnation) = (job.at.shape.pace, job.ledger.incarnation.clone());
     let (mut version, mut weights) = resume(&mut job).await?;
+    let (shape, mut known) = (job.at.shape, Verdicts::default());
     loop {
         job.follower.refresh().await?;
         if job.at.fault != LearnerFault::GoesOnBefore && events::is_fenced(job.now(), version, &incarnation) {
             return Ok(());
         }
-        match plan::learn(job.now(), SET, pace) {
+        shape.judge(job.now(), &mut known);
+        let verdicts = shape.asked(&known);
+        match plan::learn(job.now(), SET, pace, verdicts) {
             Next::Done => return Ok(()),
             Next::Wait => drop(job.follower.wait().await?),
             Next::Do(Learn::Drop(_) | Learn::Finish(_)) => {
                 let is_fenced = |now: &Snapshot| events::is_fenced(now, version, &incarnation);
-                job.append(|now| events::end_rows(now, SET, pace).filter(|_| !is_fenced(now))).await?;
+                job.append(|now| events::end_rows(now, SET, pace, verdicts).filter(|_| !is_fenced(now))).await?;
             }
             Next::Do(Learn::Step(batches)) => {
                 if job.now().version != version {
@@ -279,7 +283,7 @@ async fn learn(mut job: Working) -> Result<()> {
                         busy(1_000).await;
                         let trained = train(&weights, &rows);
                         let step = store_step(&job, version.0 + 1, consumed, &trained).await?;
-                        let made = job.append(|now| events::step(now, &step)).await?;
+                        let made = job.append(|now| events::step(now, &step, verdicts)).await?;
                         let goes_on = job.at.fault == LearnerFault::GoesOnAfter;
                         if !goes_on && events::is_fenced(job.now(), version, &incarnation) {
                             return Ok(());

@@ -2,7 +2,7 @@
 
 use arrow::{
     array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringBuilder, TimestampMillisecondArray},
-    datatypes::{DataType, Field, Schema},
+    datatypes::{DataType, Field, Schema, SchemaRef},
     error::ArrowError,
 };
 use record::schema::COMMENT;
@@ -16,6 +16,13 @@ pub(crate) fn comment(text: &str) -> HashMap<String, String> {
 /// A field that is never null, with its sentence.
 pub(crate) fn field(name: &str, data_type: DataType, text: &str) -> Field {
     Field::new(name, data_type, false).with_metadata(comment(text))
+}
+
+/// `schema` without any sentence, as queries see it: joins merge the metadata of their sides in one way when a query is planned
+/// and in another when it runs, and DataFusion refuses what differs.
+pub(crate) fn bare(schema: &Schema) -> SchemaRef {
+    let fields = schema.fields().iter().map(|field| field.as_ref().clone().with_metadata(HashMap::new()));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 /// Columns of one length, put down one after another.

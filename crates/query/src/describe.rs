@@ -22,10 +22,8 @@ fn sentence(metadata: &HashMap<String, String>) -> String {
 }
 
 /// `show tables`.
-pub(crate) fn tables<'a>(
-    tables: impl Iterator<Item = (&'static str, &'a SchemaRef)>,
-) -> Result<RecordBatch, ArrowError> {
-    let (names, comments) = tables.map(|(name, schema)| (name.to_string(), sentence(schema.metadata()))).unzip();
+pub(crate) fn tables<'a>(tables: impl Iterator<Item = (String, &'a SchemaRef)>) -> Result<RecordBatch, ArrowError> {
+    let (names, comments) = tables.map(|(name, schema)| (name, sentence(schema.metadata()))).unzip();
     texts([("table_name", names), ("comment", comments)])
 }
 

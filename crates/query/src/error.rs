@@ -20,6 +20,14 @@ pub enum QueryError {
         /// How many there are.
         found: usize,
     },
+    /// A store's name is none, or two have it.
+    #[error("a store is called `{name}`: expected {expected}")]
+    StoreName {
+        /// As it was given.
+        name: String,
+        /// What is wrong with it.
+        expected: &'static str,
+    },
     /// No table of that name.
     #[error("there is no table `{name}`\nhint: {hint}")]
     Table {
@@ -35,6 +43,14 @@ pub enum QueryError {
         name: String,
         /// Which it may have been.
         hint: String,
+    },
+    /// Not a condition that a row alone decides.
+    #[error("the predicate `{text}` is refused: {what}")]
+    Predicate {
+        /// As it was written.
+        text: String,
+        /// What is wrong with it.
+        what: String,
     },
     /// The statement cannot be read or planned.
     #[error("{0}")]

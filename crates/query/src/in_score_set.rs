@@ -62,6 +62,6 @@ impl TableFunctionImpl for InScoreSet {
             let hint = did_you_mean(set, "score sets", names.into_iter());
             return Err(DataFusionError::Plan(format!("there is no score set `{set}`\nhint: {hint}")));
         }
-        Ok(Arc::new(ObjectProvider { table: (self.table)(&self.log, Some(set)), opener: self.opener.clone() }))
+        Ok(Arc::new(ObjectProvider::new((self.table)(&self.log, Some(set)), self.opener.clone())))
     }
 }

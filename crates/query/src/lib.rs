@@ -1,8 +1,10 @@
 //! QUESTIONS: SQL over a store, at any commit of its log.
 //!
-//! - [`open`] reads the log and makes a [`Session`]: the store as tables, as it was after one commit;
+//! - [`open`] reads the log and makes a [`Session`]: the store as tables, as it was after one commit; [`open_all`] does it for
+//!   several stores, each a schema;
 //! - [`Session::run`] asks a question and gives an [`Answer`], whose rows are computed as they are read;
 //! - [`write()`] and [`render()`] put an answer into a [`Format`];
+//! - [`Predicate`] is a condition on one row, by which a learner selects;
 //! - [`QueryError`] says what to do where there is no answer.
 //!
 //! `commits`, `work`, `objects`, `steps`, `metrics`, `consumed`, `dropped`, `policies`, `evals`, `eval_metrics` and
@@ -26,6 +28,7 @@
 #![warn(missing_docs)]
 
 mod answer;
+mod attached;
 mod cell;
 mod columns;
 mod describe;
@@ -35,13 +38,17 @@ mod hint;
 mod in_score_set;
 mod log;
 mod log_scan;
+mod meter;
 mod object_scan;
 mod parts;
+mod predicate;
 mod reader;
+mod records;
 mod render;
 mod scan;
 mod session;
 mod single;
+mod statement;
 mod table;
 mod tables;
 mod tokenizer;
@@ -50,6 +57,8 @@ mod views;
 
 pub use answer::Answer;
 pub use error::{QueryError, Result};
+pub use meter::Meter;
+pub use predicate::Predicate;
 pub use render::{Format, TABLE_ROWS, render, write};
-pub use session::{Session, open, open_within};
+pub use session::{Session, open, open_all, open_within};
 pub use single::ask;

@@ -2,8 +2,8 @@
 
 use crate::QueryError;
 use record::{
-    BatchId, BatchRows, Commit, Event, PolicyVersion, RolloutCommit, Run, ScoreCommit, ScoreSet, ScoreSetCommit,
-    StepCommit,
+    BatchId, BatchRows, Commit, Event, PolicyVersion, Retirement, RolloutCommit, Run, ScoreCommit, ScoreSet,
+    ScoreSetCommit, StepCommit,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -11,24 +11,35 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 ///
 /// Invariant: it begins with the run's identity, and every batch that a commit names was delivered by an earlier one, but for those
 /// that a replay's steps name of its parent's.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Log {
     run: Box<Run>,
     commits: Vec<Commit>,
     /// The parent's deliveries and scores of the batches that steps of this run replayed.
     borrowed: Vec<Commit>,
-    /// Places, as those of `scorings`, in `commits` and behind them in `borrowed`.
-    delivered: HashMap<BatchId, usize>,
+    delivered: HashMap<BatchId, Place>,
     given_up: Retired,
+    /// (eval set, version) of every evaluation; the first of each counts.
+    evaluated: HashSet<(String, PolicyVersion)>,
     counted_evals: HashSet<u64>,
     /// Those beside the run's own, by name.
     score_sets: BTreeMap<String, ScoreSetCommit>,
+    /// (score set, batch) of every scoring; the first of each counts.
+    scored: HashSet<(String, BatchId)>,
     /// Places of the scores that count.
-    scorings: Vec<usize>,
+    scorings: Vec<Place>,
+}
+
+/// Where a commit is.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Own(usize),
+    /// In `borrowed`.
+    Parents(usize),
 }
 
 /// What the log gives up, up to its last commit: what is gone is gone for every question, whichever moment it asks about.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Retired {
     policies: BTreeSet<PolicyVersion>,
     moments: BTreeSet<PolicyVersion>,
@@ -40,13 +51,18 @@ impl Retired {
     fn by(commits: &[Commit]) -> Self {
         let mut all = Self::default();
         for commit in commits {
-            let Event::Retire(retired) = &commit.event else { continue };
-            all.policies.extend(&retired.policies);
-            all.moments.extend(&retired.moments);
-            all.batches.extend(retired.batches.iter().cloned());
-            all.steps.extend(&retired.steps);
+            if let Event::Retire(retired) = &commit.event {
+                all.add(retired);
+            }
         }
         all
+    }
+
+    fn add(&mut self, retired: &Retirement) {
+        self.policies.extend(&retired.policies);
+        self.moments.extend(&retired.moments);
+        self.batches.extend(retired.batches.iter().cloned());
+        self.steps.extend(&retired.steps);
     }
 }
 
@@ -66,37 +82,52 @@ impl Log {
             borrowed: Vec::new(),
             delivered: HashMap::new(),
             given_up,
+            evaluated: HashSet::new(),
             counted_evals: HashSet::new(),
             score_sets: BTreeMap::new(),
+            scored: HashSet::new(),
             scorings: Vec::new(),
         };
-        let (mut evaluated, mut scored) = (HashSet::new(), HashSet::new());
-        for (i, commit) in commits.iter().enumerate() {
+        log.extend(commits)?;
+        Ok(log)
+    }
+
+    /// Looks through the commits that follow, once.
+    pub fn extend(&mut self, commits: Vec<Commit>) -> Result<(), QueryError> {
+        for commit in commits {
             match &commit.event {
                 Event::Rollouts(rollouts) => {
-                    log.delivered.insert(rollouts.batch.clone(), i);
+                    self.delivered.insert(rollouts.batch.clone(), Place::Own(self.commits.len()));
                 }
+                Event::Retire(retired) => self.given_up.add(retired),
                 Event::ScoreSet(set) => {
-                    log.score_sets.insert(set.score_set.clone(), set.clone());
+                    self.score_sets.insert(set.score_set.clone(), set.clone());
                 }
-                Event::Scores(of) if scored.insert((of.score_set.as_str(), of.batch.as_str())) => log.scorings.push(i),
-                Event::Eval(eval) if evaluated.insert((eval.eval_set.as_str(), eval.policy_version)) => {
-                    log.counted_evals.insert(commit.seq);
+                Event::Scores(of) if self.scored.insert((of.score_set.clone(), of.batch.clone())) => {
+                    self.scorings.push(Place::Own(self.commits.len()));
+                }
+                Event::Eval(eval) if self.evaluated.insert((eval.eval_set.clone(), eval.policy_version)) => {
+                    self.counted_evals.insert(commit.seq);
                 }
                 _ => {}
             }
-            if let Some(batch) = batches_named(&commit.event).find(|batch| !log.delivered.contains_key(*batch)) {
+            if let Some(batch) = batches_named(&commit.event).find(|batch| !self.delivered.contains_key(*batch)) {
                 return Err(damaged(commit.seq, format!("no commit before it delivered the batch `{batch}`")));
             }
+            self.commits.push(commit);
         }
-        Ok(Self { commits, ..log })
+        Ok(())
     }
 
-    /// The same beside the log of its parent: of that the batches are taken that steps of this one replayed.
-    pub fn with_parent(mut self, parent: Log) -> Self {
+    /// The number of its last commit.
+    pub fn last_seq(&self) -> u64 {
+        self.commits.last().map_or(0, |commit| commit.seq)
+    }
+
+    /// Takes of the parent's log the batches that steps of this one replayed, in place of those it has of it.
+    pub fn borrow_from(&mut self, parent: &Log) {
         let steps = self.commits.iter().filter_map(step_of);
-        let replayed: HashSet<BatchId> =
-            steps.flat_map(|step| &step.replayed).map(|replayed| replayed.of.batch.clone()).collect();
+        let replayed: HashSet<&BatchId> = steps.flat_map(|step| &step.replayed).map(|rows| &rows.of.batch).collect();
         let is_there = |batch: &BatchId| replayed.contains(batch) && !parent.batch_is_retired(batch);
         let is_borrowed = |commit: &&Commit| match &commit.event {
             Event::Rollouts(rollouts) => is_there(&rollouts.batch),
@@ -104,25 +135,22 @@ impl Log {
             _ => false,
         };
         self.borrowed = parent.commits.iter().filter(is_borrowed).cloned().collect();
+        self.scorings.retain(|place| matches!(place, Place::Own(_)));
         let mut scored = HashSet::new();
         for (i, commit) in self.borrowed.iter().enumerate() {
-            let place = self.commits.len() + i;
             match &commit.event {
-                Event::Rollouts(rollouts) => drop(self.delivered.insert(rollouts.batch.clone(), place)),
-                Event::Scores(of) if scored.insert((of.score_set.as_str(), of.batch.as_str())) => {
-                    self.scorings.push(place);
-                }
+                Event::Rollouts(rollouts) => drop(self.delivered.insert(rollouts.batch.clone(), Place::Parents(i))),
+                Event::Scores(of) if scored.insert((&of.score_set, &of.batch)) => self.scorings.push(Place::Parents(i)),
                 _ => {}
             }
         }
-        self
     }
 
     /// The commit at a place, and whether it is the parent's.
-    fn at(&self, place: usize) -> (&Commit, bool) {
-        match self.commits.get(place) {
-            Some(commit) => (commit, false),
-            None => (&self.borrowed[place - self.commits.len()], true),
+    fn at(&self, place: Place) -> (&Commit, bool) {
+        match place {
+            Place::Own(i) => (&self.commits[i], false),
+            Place::Parents(i) => (&self.borrowed[i], true),
         }
     }
 

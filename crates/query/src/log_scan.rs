@@ -1,8 +1,8 @@
 //! How a query reads a table of the log: some commits at a time become columns, so that a long log is never all of it in
 //! memory as rows.
 
-use crate::{log::Log, tables::LogTable};
-use arrow::datatypes::SchemaRef;
+use crate::{columns::bare, log::Log, tables::LogTable};
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use async_trait::async_trait;
 use datafusion::{
     catalog::{Session, TableProvider},
@@ -25,14 +25,20 @@ const CHUNK: usize = 512;
 #[derive(Clone, Debug)]
 pub(crate) struct LogProvider {
     table: LogTable,
+    described: SchemaRef,
     schema: SchemaRef,
     log: Arc<Log>,
 }
 
 impl LogProvider {
     pub fn new(table: LogTable, log: Arc<Log>) -> Result<Self> {
-        let schema = (table.rows)(&log, &[])?.schema();
-        Ok(Self { table, schema, log })
+        let described = (table.rows)(&log, &[])?.schema();
+        Ok(Self { table, schema: bare(&described), described, log })
+    }
+
+    /// The schema with its sentences.
+    pub fn described(&self) -> SchemaRef {
+        self.described.clone()
     }
 }
 
@@ -65,11 +71,12 @@ impl PartitionStream for LogProvider {
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let (log, rows) = (self.log.clone(), self.table.rows);
+        let (log, rows, schema) = (self.log.clone(), self.table.rows, self.schema.clone());
         let starts = (0..log.commits().len()).step_by(CHUNK);
         let batches = starts.map(move |start| {
             let end = log.commits().len().min(start + CHUNK);
-            Ok(rows(&log, &log.commits()[start..end])?)
+            let rows = rows(&log, &log.commits()[start..end])?;
+            Ok(RecordBatch::try_new(schema.clone(), rows.columns().to_vec())?)
         });
         Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), stream::iter(batches)))
     }

@@ -2,7 +2,9 @@
 
 use crate::{
     QueryError, Result,
+    meter::Meter,
     parts::{Part, Source},
+    records::Records,
     tokenizer::RunTokenizer,
 };
 use arrow::{
@@ -23,14 +25,16 @@ pub(crate) struct Opener {
     /// The store of the run whose rows this one replays, where it can be reached.
     pub parent: Option<Store>,
     pub opened: Arc<AtomicU64>,
+    pub meter: Arc<Meter>,
     pub tokenizer: Arc<RunTokenizer>,
+    pub records: Records,
 }
 
 impl Opener {
     /// The columns of `schema` for the rows of `part`; `known` names the columns whose value `part` brings along.
-    pub async fn read(self, part: Part, schema: SchemaRef, known: SchemaRef) -> Result<RecordBatch> {
+    pub async fn read(&self, part: Part, schema: SchemaRef, known: SchemaRef) -> Result<RecordBatch> {
         if let Source::Tokens(of) = &part.source {
-            return of.read(&self, &part, schema, &known).await;
+            return of.read(self, &part, schema, &known).await;
         }
         let told = schema.fields().iter().map(|field| told_by_the_log(&part, field, &known));
         let mut columns = told.collect::<Result<Vec<_>>>()?;

@@ -2,6 +2,7 @@
 //! one after another while the answer is read.
 
 use crate::{
+    columns::bare,
     object_scan::ObjectScan,
     parts::{ObjectTable, Part},
     reader::Opener,
@@ -31,8 +32,9 @@ const PREFETCH: usize = 2;
 
 /// A table of objects as DataFusion sees it.
 pub(crate) struct ObjectProvider {
-    pub table: ObjectTable,
-    pub opener: Opener,
+    table: ObjectTable,
+    schema: SchemaRef,
+    opener: Opener,
 }
 
 impl fmt::Debug for ObjectProvider {
@@ -42,6 +44,11 @@ impl fmt::Debug for ObjectProvider {
 }
 
 impl ObjectProvider {
+    pub fn new(table: ObjectTable, opener: Opener) -> Self {
+        let schema = bare(&table.schema);
+        Self { table, schema, opener }
+    }
+
     fn is_known(&self, filter: &Expr) -> bool {
         let columns = filter.column_refs();
         let known = columns.iter().all(|column| self.table.known.field_with_name(column.name()).is_ok());
@@ -82,7 +89,7 @@ impl ObjectProvider {
 #[async_trait]
 impl TableProvider for ObjectProvider {
     fn schema(&self) -> SchemaRef {
-        self.table.schema.clone()
+        self.schema.clone()
     }
 
     fn table_type(&self) -> TableType {
@@ -105,10 +112,11 @@ impl TableProvider for ObjectProvider {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = match projection {
-            Some(columns) => Arc::new(self.table.schema.project(columns)?),
-            None => self.table.schema.clone(),
+            Some(columns) => Arc::new(self.schema.project(columns)?),
+            None => self.schema.clone(),
         };
         let parts = self.choose(state, filters)?;
+        self.opener.meter.plan(parts.iter().filter(|part| !part.opens(&schema, &self.table.known).is_empty()).count());
         let share = parts.len().div_ceil(state.config().target_partitions()).max(1);
         // One partition at least, or an empty table would have none to ask.
         let shares = parts.chunks(share).map(<[Part]>::to_vec).chain(parts.is_empty().then(Vec::new));
@@ -145,7 +153,17 @@ impl PartitionStream for Share {
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
         let (schema, known, opener) = (self.schema.clone(), self.known.clone(), self.opener.clone());
         let batches = stream::iter(self.parts.clone())
-            .map(move |part| opener.clone().read(part, schema.clone(), known.clone()))
+            .map(move |part| {
+                let (opener, schema, known) = (opener.clone(), schema.clone(), known.clone());
+                async move {
+                    let is_opened = !part.opens(&schema, &known).is_empty();
+                    let rows = opener.read(part, schema, known).await;
+                    if is_opened {
+                        opener.meter.read();
+                    }
+                    rows
+                }
+            })
             .buffered(PREFETCH);
         Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), batches.map_err(DataFusionError::from)))
     }

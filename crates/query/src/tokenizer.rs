@@ -22,6 +22,11 @@ impl RunTokenizer {
         Self { object, read: OnceLock::new() }
     }
 
+    /// Where it lies.
+    pub fn object(&self) -> &ObjectRef {
+        &self.object
+    }
+
     /// Its vocabulary.
     pub async fn load(&self, store: &Store) -> Result<Arc<Vocabulary>> {
         if let Some(read) = self.read.get() {

@@ -1,4 +1,4 @@
-//! Questions that come up again and again, as tables of their own. A view is SQL over the other tables.
+//! Questions that come up again and again, as tables of their own. A view is SQL over the other tables of its store, whose schema stands for `{store}`.
 
 use crate::columns::comment;
 use arrow::datatypes::{Schema, SchemaRef};
@@ -9,7 +9,7 @@ pub(crate) struct View {
     pub name: &'static str,
     text: &'static str,
     columns: &'static [(&'static str, &'static str)],
-    pub sql: &'static str,
+    sql: &'static str,
 }
 
 /// Every view.
@@ -30,7 +30,7 @@ pub(crate) const VIEWS: [View; 3] = [
         sql: "select job, worker, count(*) as commits, sum(tokens) as tokens, sum(busy_s) as busy_s, \
               sum(waited_s) as waited_s, sum(tokens) / nullif(sum(busy_s), 0) as tokens_per_busy_s, \
               sum(tokens) / nullif((cast(max(ended) as bigint) - cast(min(started) as bigint)) / 1000.0, 0) \
-              as tokens_per_s from work where tokens > 0 group by job, worker",
+              as tokens_per_s from {store}.work where tokens > 0 group by job, worker",
     },
     View {
         name: "staleness",
@@ -47,7 +47,7 @@ pub(crate) const VIEWS: [View; 3] = [
         sql: "select staleness, count(*) as positions, avg(reverse_kl) as reverse_kl, avg(forward_kl) as forward_kl, \
               avg(entropy) as entropy, avg(exp(learner_logprob - sampler_logprob)) as is_mean, \
               ess(exp(learner_logprob - sampler_logprob)) / count(*) as is_ess \
-              from tokens where step is not null group by staleness",
+              from {store}.tokens where step is not null group by staleness",
     },
     View {
         name: "budgets",
@@ -60,19 +60,18 @@ pub(crate) const VIEWS: [View; 3] = [
             ("bytes", "Mean bytes a position as plain columns, without draws: cache_bytes(entries, 0)."),
             ("teacher_mass", "Mean mass of the teacher in them."),
         ],
-        // The masses are computed before the rows are multiplied, so that no list is copied.
-        sql: "select policy_version, k, count(*) as positions, avg(least(k, n)) as entries, \
-              avg(cache_bytes(least(k, n), 0)) as bytes, avg(mass) as teacher_mass from ( \
-              select policy_version, cast(cardinality(teacher_top_logprobs) as bigint) as n, \
-              unnest([1, 2, 4, 8, 16, 32, 64]) as k, unnest([ \
-              teacher_mass(teacher_top_logprobs, 1), teacher_mass(teacher_top_logprobs, 2), \
-              teacher_mass(teacher_top_logprobs, 4), teacher_mass(teacher_top_logprobs, 8), \
-              teacher_mass(teacher_top_logprobs, 16), teacher_mass(teacher_top_logprobs, 32), \
-              teacher_mass(teacher_top_logprobs, 64)]) as mass from tokens) group by policy_version, k",
+        sql: "select policy_version, b['k'] as k, b['positions'] as positions, b['entries'] as entries, b['bytes'] as bytes, \
+              b['teacher_mass'] as teacher_mass from (select policy_version, unnest(by_k) as b from ( \
+              select policy_version, top_k_budgets(teacher_top_logprobs) as by_k from {store}.tokens group by policy_version))",
     },
 ];
 
 impl View {
+    /// It as SQL over the tables of `schema`.
+    pub fn sql(&self, schema: &str) -> String {
+        self.sql.replace("{store}", schema)
+    }
+
     /// The schema that its plan has, with the sentences.
     pub fn described(&self, planned: &Schema) -> SchemaRef {
         let text = |name: &str| self.columns.iter().find(|(column, _)| *column == name).map_or("", |(_, text)| text);

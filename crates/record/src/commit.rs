@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 /// The version of the commits' JSON that this program writes, and the newest it reads. 2: score sets say what is kept of the
 /// sampler and how it is packed. 3: score sets beside the run's own, how rollouts are packed, pins, batches and step records that
-/// are given up, and a parent, whose rows a run's steps replay.
+/// are given up, rows that a selection rejected, and a parent, whose rows a run's steps replay.
 pub const FORMAT: u32 = 3;
 
 /// A name for one stored batch: its unit and a writer-made unique id.
@@ -433,6 +433,8 @@ pub enum DropReason {
     Corrupt,
     /// The run's last step was made without it.
     Finished,
+    /// The learner's predicate rejected it.
+    Selection,
 }
 
 impl DropReason {
@@ -442,6 +444,7 @@ impl DropReason {
             DropReason::Stale => "stale",
             DropReason::Corrupt => "corrupt",
             DropReason::Finished => "finished",
+            DropReason::Selection => "selection",
         }
     }
 }

@@ -54,6 +54,11 @@ impl RowSet {
         self.iter().filter(|row| !other.contains(*row)).collect()
     }
 
+    /// The rows of both.
+    pub fn intersection(&self, other: &RowSet) -> RowSet {
+        self.iter().filter(|row| other.contains(*row)).collect()
+    }
+
     /// The rows of either.
     pub fn union(&self, other: &RowSet) -> RowSet {
         let mut rows: Vec<u32> = self.iter().chain(other.iter()).collect();
@@ -114,6 +119,7 @@ mod tests {
             prop_assert_eq!(x.len() as usize, a.len());
             prop_assert_eq!(set(&x.minus(&y)), &a - &b);
             prop_assert_eq!(set(&x.union(&y)), &a | &b);
+            prop_assert_eq!(set(&x.intersection(&y)), &a & &b);
             prop_assert_eq!(x.contains_all(&y), a.is_superset(&b));
             prop_assert_eq!(set(&x.take(n)), a.iter().copied().take(n as usize).collect::<BTreeSet<_>>());
             prop_assert_eq!(x.end(), a.last().map_or(0, |last| last + 1));

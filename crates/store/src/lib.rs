@@ -6,6 +6,7 @@
 //! - [`Snapshot`]: live state after a commit, the pure fold of the log that every job plans from;
 //! - [`Selection`]: which live rows are wanted, and [`Store::scored`], the stream of them;
 //! - [`Inventory`]: what lies there beside what the log names; [`Store::verify`] reads all of it;
+//! - [`Folder`]: files for other programs, which are no store;
 //! - [`StoreError`]: what can go wrong, with the key, both values and what to do.
 //!
 //! One invariant: object, then commit. An object that no commit names does not exist for anyone, and one that a commit
@@ -45,6 +46,7 @@ mod chance;
 mod clock;
 mod durable;
 mod error;
+mod folder;
 mod follower;
 mod garbage;
 mod history;
@@ -65,6 +67,7 @@ mod waiting;
 
 pub use chance::{now_ms, unique_id};
 pub use error::{Result, StoreError};
+pub use folder::{Folder, Put};
 pub use follower::Follower;
 pub use garbage::{Collection, Garbage, Why};
 pub use inventory::{Inventory, Lying, Named, named};

@@ -41,7 +41,7 @@ impl Default for StoreOptions {
     fn default() -> Self {
         Self {
             fsync: false,
-            snapshot_every: 4096,
+            snapshot_every: 1024,
             poll: Duration::from_millis(100),
             prefetch: 4,
             attempts: 8,

@@ -168,6 +168,14 @@ impl Store {
         }
     }
 
+    /// The commits from `from` to the end of the log: few requests where they are few.
+    ///
+    /// # Errors
+    /// As the backend fails.
+    pub async fn commits_from(&self, from: u64) -> Result<Vec<Commit>> {
+        Ok(self.entries(from, None).await?.into_iter().map(|entry| entry.commit).collect())
+    }
+
     pub(crate) async fn first(&self) -> Result<Snapshot> {
         let first = self.entry(0).await?.ok_or_else(|| StoreError::NoRun { url: self.url().into() })?;
         Ok(Snapshot::start(&first.commit)?)

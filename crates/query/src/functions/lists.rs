@@ -1,6 +1,6 @@
 //! What the functions of one row compute. Null in an argument gives null.
 
-use crate::{QueryError, tokenizer::RunTokenizer};
+use crate::{QueryError, tokenizer::Vocabulary};
 use arrow::{
     array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, ListArray, PrimitiveArray, StringArray},
     compute::cast,
@@ -92,19 +92,23 @@ pub(super) fn overlap_ratio(args: &[ArrayRef]) -> Result<ArrayRef> {
     }))
 }
 
-/// 4 bytes each: the sampled token's and the tail's teacher logprob; an id and a logprob an entry of the top-k; id, count and
+/// The bytes of a position with `k` entries of a top-k and `m` distinct draws. 4 bytes each: the sampled token's and the tail's teacher logprob; an id and a logprob an entry of the top-k; id, count and
 /// two logprobs a draw; and one offset for each of these lists that is kept.
-pub(super) fn cache_bytes(args: &[ArrayRef]) -> Result<ArrayRef> {
+pub(super) fn bytes_of(k: i64, m: i64) -> i64 {
     let lists = |entries: i64, columns: i64| if entries > 0 { 4 * columns * (entries + 1) } else { 0 };
+    8 + lists(k, 2) + lists(m, 4)
+}
+
+pub(super) fn cache_bytes(args: &[ArrayRef]) -> Result<ArrayRef> {
     let bytes = (0..args[0].len()).map(|row| {
         let (k, m) = (number::<Int64Type>(&args[0], row)?, number::<Int64Type>(&args[1], row)?);
-        Some(8 + lists(k, 2) + lists(m, 4))
+        Some(bytes_of(k, m))
     });
     Ok(Arc::new(bytes.collect::<Int64Array>()))
 }
 
-pub(super) fn detokenize(args: &[ArrayRef], tokenizer: &RunTokenizer) -> Result<ArrayRef> {
-    let Some(vocabulary) = tokenizer.loaded() else {
+pub(super) fn detokenize(args: &[ArrayRef], vocabulary: Option<&Vocabulary>) -> Result<ArrayRef> {
+    let Some(vocabulary) = vocabulary else {
         return Err(QueryError::Run("detokenize was planned before the tokenizer was read: ask again".into()).into());
     };
     let ids = Lists::<Int32Type>::new(&args[0])?;

@@ -1,18 +1,19 @@
 //! The store's own functions: arithmetic over what a position holds. Each works on the lists of the table `tokens`.
 
+mod budgets;
 mod ess;
 mod lists;
 mod scalar;
 
 use crate::{log::Log, tokenizer::RunTokenizer};
-use arrow::datatypes::DataType;
+use arrow::{array::ArrayRef, datatypes::DataType};
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use record::DrawsKept;
 use scalar::{Function, Kind};
 use std::sync::Arc;
 
 /// How each function is called, and what it gives.
-pub(crate) const FUNCTIONS: [(&str, &str); 9] = [
+pub(crate) const FUNCTIONS: [(&str, &str); 10] = [
     (
         "reverse_kl(draw_counts, draw_logprobs, draw_teacher_logprobs)",
         "Unbiased estimate of KL(sampler || teacher) at a position, from all of its draws; nats. Null without draws.",
@@ -31,6 +32,11 @@ pub(crate) const FUNCTIONS: [(&str, &str); 9] = [
         "ess(weights)",
         "Effective sample size of weights, (sum w)^2 / sum w^2: over count(*) it is a fraction. An aggregate.",
     ),
+    (
+        "top_k_budgets(teacher_top_logprobs)",
+        "What the teacher's first 1, 2, 4 ... 64 entries cost and keep over many positions: a list of k, positions, entries, \
+         bytes, teacher_mass. An aggregate; the view `budgets` has it by policy version.",
+    ),
     ("detokenize(ids)", "The text of token ids by the run's tokenizer, special tokens included."),
     (
         "scored_in('SET')",
@@ -42,26 +48,37 @@ pub(crate) const FUNCTIONS: [(&str, &str); 9] = [
     ),
 ];
 
-/// The functions of one row, for the run of `log`.
-pub(crate) fn scalar_functions(log: &Log, tokenizer: Arc<RunTokenizer>) -> Vec<ScalarUDF> {
+/// The functions of one row, for the runs of `logs`; `tokenizer` is theirs, or why they have none in common.
+pub(crate) fn scalar_functions(logs: &[&Log], tokenizer: Result<Arc<RunTokenizer>, String>) -> Vec<ScalarUDF> {
     use DataType::{Float64, Int64, Utf8};
     use Kind::{Count, Floats, Ints, Real};
     let draws = [Ints, Floats, Floats];
-    let text = move |args: &_| lists::detokenize(args, &tokenizer);
+    let (tokenizer, lacks_tokenizer) = match tokenizer {
+        Ok(tokenizer) => (Some(tokenizer), None),
+        Err(why) => (None, Some(why)),
+    };
+    let text = move |args: &[ArrayRef]| lists::detokenize(args, tokenizer.as_ref().and_then(|of| of.loaded()));
     let functions = [
-        Function::new("reverse_kl", &draws, Float64, Box::new(lists::reverse_kl)).lacking(lacks_draws(log)),
-        Function::new("teacher_mass", &[Floats, Count], Float64, Box::new(lists::teacher_mass)).lacking(lacks_top(log)),
+        Function::new("reverse_kl", &draws, Float64, Box::new(lists::reverse_kl)).lacking(all_lack(logs, lacks_draws)),
+        Function::new("teacher_mass", &[Floats, Count], Float64, Box::new(lists::teacher_mass))
+            .lacking(all_lack(logs, lacks_top)),
         Function::new("entropy", &[Floats, Real], Float64, Box::new(lists::entropy)),
         Function::new("overlap_ratio", &[Ints, Ints], Float64, Box::new(lists::overlap_ratio)),
         Function::new("cache_bytes", &[Count, Count], Int64, Box::new(lists::cache_bytes)),
-        Function::new("detokenize", &[Ints], Utf8, Box::new(text)),
+        Function::new("detokenize", &[Ints], Utf8, Box::new(text)).lacking(lacks_tokenizer),
     ];
     functions.into_iter().map(ScalarUDF::from).collect()
 }
 
-/// The functions of many rows.
-pub(crate) fn aggregates() -> Vec<AggregateUDF> {
-    vec![ess::ess()]
+/// What the first run lacks, if all lack it: a function does not see which of them a list comes from.
+fn all_lack(logs: &[&Log], lacks: fn(&Log) -> Option<String>) -> Option<String> {
+    let lacks = logs.iter().map(|log| lacks(log)).collect::<Option<Vec<_>>>()?;
+    lacks.into_iter().next()
+}
+
+/// The functions of many rows, for the runs of `logs`.
+pub(crate) fn aggregates(logs: &[&Log]) -> Vec<AggregateUDF> {
+    vec![ess::ess(), budgets::top_k_budgets(all_lack(logs, lacks_top))]
 }
 
 /// Why the run's default score set has no whole sample of draws, if it has none.

@@ -77,7 +77,8 @@ pub(super) fn dropped(log: &Log, commits: &[Commit]) -> Result<RecordBatch, Arro
         .flat_map(|(seq, dropped)| Row::each(log, &dropped.of).map(move |row| (seq, dropped, row)))
         .collect();
     let columns = Columns::new().int("seq", "The commit that dropped it.", rows.iter().map(|(seq, ..)| *seq));
-    let reason = "Why: stale, corrupt (its object is damaged), finished (the last step was made without it).";
+    let reason = "Why: stale, corrupt (its object is damaged), selection (`learn.where` rejects it), finished (the last step was made \
+        without it).";
     identity(columns, rows.iter().map(|(.., row)| row))
         .text("reason", reason, rows.iter().map(|(_, dropped, _)| dropped.reason.as_str()))
         .flag("reissued", "Whether its prompt was to be sampled again.", rows.iter().map(|(_, d, _)| d.reissue))

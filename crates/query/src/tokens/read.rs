@@ -105,8 +105,11 @@ impl TokenRows {
 
     /// The step record's rows for these rows, found by their ids.
     async fn open_record(&self, opener: &Opener, part: &Part, record: &ObjectRef) -> Result<RecordBatch> {
-        opener.count();
-        let batch = opener.store.get_step_record(record).await?;
+        let open = async {
+            opener.count();
+            Ok(opener.store.get_step_record(record).await?)
+        };
+        let batch = opener.records.get(&record.key, open).await?;
         let lacks = |found: String| QueryError::Rows {
             key: record.key.clone(),
             expected: format!("{} rows of the batch `{}`", self.rows.len(), part.batch.as_deref().unwrap_or_default()),

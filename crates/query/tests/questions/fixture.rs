@@ -179,7 +179,12 @@ fn eval(version: u64, solved: f64) -> Event {
 
 /// The run. Commit 0 is its identity, 1 the claim of all units; the comments number the others.
 pub async fn run(store: &Store) {
-    let mut log = start(store).await;
+    let log = start(store).await;
+    go_on(store, log).await;
+}
+
+/// What follows the start of the run.
+pub async fn go_on(store: &Store, mut log: Follower) {
     sample(store, &mut log, 0, 0, 4).await; // 2
     sample(store, &mut log, 1, 0, 4).await; // 3
     score(store, &mut log, 0, 0, "b").await; // 4

@@ -5,6 +5,7 @@
 //! - [`objects`]: tables of objects: rows, pruning, damage
 //! - [`tokens`]: one row a position, the functions over it, and the views
 //! - [`refusals`]: what is refused, and what misspelt names get
+//! - [`sessions`]: sessions that follow their logs, and several stores at once
 //! - [`formats`]: table, csv, json
 
 mod fixture;
@@ -12,4 +13,5 @@ mod formats;
 mod log;
 mod objects;
 mod refusals;
+mod sessions;
 mod tokens;

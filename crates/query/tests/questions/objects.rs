@@ -53,7 +53,7 @@ async fn scored_is_rollouts_and_scores_side_by_side() {
     let sql =
         "select score_set, count(*) as n, min(sampler_logprobs[1] - teacher_logprobs[1]) as gap from scored group by 1";
     assert_eq!(ask(&session, sql).await.unwrap(), "score_set,n,gap\nb,12,1\n");
-    let (_, schema) = session.tables().find(|(name, _)| *name == "scored").unwrap();
+    let (_, schema) = session.tables().find(|(name, _)| name == "scored").unwrap();
     let mut names: Vec<_> = schema.fields().iter().map(|field| field.name()).collect();
     let all = names.len();
     names.sort();
@@ -165,7 +165,7 @@ async fn a_run_without_steps_has_empty_tables() {
     fixture::start(&store).await;
     let session = query::open(&store, None).await.unwrap();
     for (table, _) in session.tables() {
-        let rows = match table {
+        let rows = match table.as_str() {
             "commits" => 2,
             "work" => 2,
             "policies" => 1,
@@ -192,11 +192,11 @@ async fn the_tables_of_another_score_set_are_asked_by_name() {
     // Both at once: batch u1-x has scores of -9 in the one and of -1.5 in the other.
     let both = "select a.teacher_logprob as a, b.teacher_logprob as b, count(*) as n from tokens_in('a') a \
                 join tokens b on a.rollout_id = b.rollout_id and a.position = b.position group by 1, 2";
-    assert_eq!(ask(&session, both).await.unwrap(), "a,b,n\n-9.0,-1.5,8\n");
+    assert_eq!(ask(&session, both).await.unwrap(), "a,b,n\n-9,-1.5,8\n");
     let sets = "select score_set, parent, codec, batches, seq from score_sets order by 1";
     assert_eq!(ask(&session, sets).await.unwrap(), "score_set,parent,codec,batches,seq\na,,plain,1,0\nb,,plain,3,0\n");
     for (call, says) in [
-        ("scored_in('c')", "no score set `c`\nhint: score sets: a, b"),
+        ("scored_in('zzz')", "no score set `zzz`\nhint: score sets: a, b"),
         ("tokens_in()", "tokens_in: expected the name of one score set"),
         ("tokens_in(3)", "as in tokens_in('main')"),
     ] {
@@ -224,4 +224,23 @@ async fn a_sort_larger_than_its_memory_goes_to_disk() {
     }
     assert_eq!(rows, 17 * 5000);
     assert!(bytes > 32 << 20, "{bytes}");
+}
+
+#[tokio::test]
+async fn tables_meet_in_joins_and_unions_whatever_their_sentences_say() {
+    let session = query::open(&store().await, None).await.unwrap();
+    for (sql, answer) in [
+        (
+            "select * from (select avg(cardinality(teacher_logprobs)) as a from scores) s, \
+             (select avg(cardinality(response_ids)) as b from rollouts) r, (select count(*) as n from steps) t",
+            "a,b,n\n2,2,2\n",
+        ),
+        (
+            "select count(*) as n from (select teacher_id from scores union all select teacher_id from rollouts) u",
+            "n\n28\n",
+        ),
+        ("select (select count(*) from scores) as a, (select max(policy_version) from rollouts) as b", "a,b\n16,1\n"),
+    ] {
+        assert_eq!(ask(&session, sql).await.unwrap(), answer, "{sql}");
+    }
 }

@@ -1,0 +1,54 @@
+"""Types at a program on a pseudo-terminal.
+
+usage: shell.py PROGRAM ARGS...; on standard input a JSON list of steps: {"type": TEXT}, {"wait": SECONDS} or {"expect": TEXT}, which
+waits until TEXT comes after what was expected before. Prints what the program printed; ends with its status, or with 99 if
+something expected did not come.
+"""
+
+import fcntl, json, os, pty, select, struct, sys, termios, time
+
+steps = json.load(sys.stdin)
+child, terminal = pty.fork()
+if child == 0:
+    os.execv(sys.argv[1], sys.argv[1:])
+fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 120, 0, 0))
+screen, seen = "", 0
+
+
+def read(seconds):
+    """Takes in what comes within this time; whether anything may still come."""
+    global screen
+    if not select.select([terminal], [], [], seconds)[0]:
+        return True
+    try:
+        data = os.read(terminal, 65536)
+    except OSError:  # The other end is closed.
+        data = b""
+    screen += data.decode(errors="replace")
+    return bool(data)
+
+
+def fail(what):
+    sys.stdout.write(f"{screen}\n*** {what}\n")
+    os.kill(child, 9)
+    sys.exit(99)
+
+
+for step in steps:
+    if "type" in step:
+        os.write(terminal, step["type"].encode())
+    elif "wait" in step:
+        end = time.monotonic() + step["wait"]
+        while time.monotonic() < end:
+            read(0.05)
+    else:
+        end = time.monotonic() + 60
+        while (at := screen.find(step["expect"], seen)) < 0:
+            if time.monotonic() > end or not read(0.1):
+                fail(f"{step['expect']!r} did not come")
+        seen = at + len(step["expect"])
+while read(0.1):
+    if os.waitpid(child, os.WNOHANG)[0]:
+        fail("it ended without closing its terminal")
+sys.stdout.write(screen)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

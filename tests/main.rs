@@ -15,6 +15,8 @@
 //! - [`proxy`]: a bucket behind a network that loses answers;
 //! - [`queries`]: the page of queries names what there is, and each of them has an answer;
 //! - [`readers`]: a store and its export, read by programs that know nothing of it;
+//! - [`replay`]: recorded rows trained on again, and what is said where that is not possible;
+//! - [`rescore`]: recorded rollouts scored anew, beside the run's own scores;
 //! - [`run`]: the closed loop, synchronous and not, stopped and gone on with;
 //! - [`s3`]: the same in a bucket, with the same weights;
 //! - [`screen`]: what people see;
@@ -40,6 +42,8 @@ mod prompts;
 mod proxy;
 mod queries;
 mod readers;
+mod replay;
+mod rescore;
 mod run;
 mod s3;
 mod screen;

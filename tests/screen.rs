@@ -18,6 +18,7 @@ fn help_names_every_command_and_fits_a_terminal() {
         "export-policy",
         "status",
         "plan",
+        "replay",
         "trace",
         "sql",
     ] {

@@ -123,6 +123,7 @@ pub async fn start(store: &Store) -> Result<Follower, AnyError> {
         student_tokenizer: file,
         student_files: BTreeMap::new(),
         policy: Policy { version: PolicyVersion(0), weights },
+        parent: None,
     };
     Ok(store.create(run, work("run")).await?)
 }
@@ -148,6 +149,7 @@ pub async fn commit(follower: &mut Follower, unit: u64, scored: &ScoredBatch) ->
         teacher_id: "teacher".into(),
         codec: None,
         object: rollouts,
+        codec: None,
         tokens: scored.rollouts().tokens() as u64,
         claims: Claims::default(),
     });

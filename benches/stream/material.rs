@@ -120,6 +120,7 @@ async fn start(folder: &Path, codec: &str) -> Result<Follower, AnyError> {
         student_tokenizer: file,
         student_files: BTreeMap::new(),
         policy: Policy { version: PolicyVersion(0), weights },
+        parent: None,
     };
     Ok(store.create(run, work()).await?)
 }

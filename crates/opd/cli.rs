@@ -7,7 +7,7 @@ use crate::{
     error::{CommandError, Result},
     estimate::{self, EstimateArgs},
     export::{self, ExportArgs},
-    export_policy, identity, keep, learn, preflight, score, sft, sql, status,
+    export_policy, identity, keep, learn, preflight, rescore, score, sft, sql, status,
     stop::Stop,
 };
 use clap::{Args, Parser, Subcommand};
@@ -41,12 +41,18 @@ enum Command {
     /// Sample rollouts with the newest policy; any number of these, on any machines.
     Rollout(JobArgs),
     /// Score rollouts with their teachers; any number of these, on any machines.
+    ///
+    /// With --set NAME --teacher DIR, a name instead of a key: score recorded rollouts anew, as a score set beside the run's own, in the
+    /// store of a pipeline or in STORE, given in its place.
     Score {
         #[command(flatten)]
         job: JobArgs,
-        /// Score for this teacher only, so that only this one is loaded; may be given again.
-        #[arg(long = "teacher", value_name = "ID")]
+        /// Score for this teacher only, so that only this one is loaded; may be given again. With --set NAME the model that scores.
+        #[arg(long = "teacher", value_name = "ID|DIR")]
         teachers: Vec<String>,
+        /// With --set NAME: only batches with a row of `rollouts` for which this holds.
+        #[arg(long = "where", value_name = "SQL")]
+        condition: Option<String>,
     },
     /// Train on scored rollouts and publish policies; one of these.
     Learn(JobArgs),
@@ -66,6 +72,8 @@ enum Command {
     },
     /// Measure bias, variance and bytes of every estimator on a store's rollouts, with the models at hand.
     Estimate(EstimateArgs),
+    /// Train on the rows that another run recorded, sampling and scoring nothing.
+    Replay(crate::replay::ReplayArgs),
     /// Write a store's tables as Parquet files that are Delta tables too; again, only what is new.
     Export(ExportArgs),
     /// Write a policy version as a Hugging Face directory.
@@ -144,7 +152,7 @@ pub fn run(cli: Cli) -> Result<()> {
         match cli.command {
             Command::Run { pipeline, dry_run, collect } => crate::run::run(pipeline, dry_run, collect).await,
             Command::Rollout(args) => job(Job::Rollout, args, &[]).await,
-            Command::Score { job: args, teachers } => job(Job::Score, args, &teachers).await,
+            Command::Score { job: args, teachers, condition } => score(args, teachers, condition).await,
             Command::Learn(args) => job(Job::Learn, args, &[]).await,
             Command::Eval(args) => job(Job::Eval, args, &[]).await,
             Command::Sft { config, out, sets } => {
@@ -152,6 +160,7 @@ pub fn run(cli: Cli) -> Result<()> {
                 crate::error::off_thread(move || sft::run(&config, &sets, &out, &stop)).await
             }
             Command::Estimate(args) => estimate::run(args).await,
+            Command::Replay(args) => crate::replay::run(args).await,
             Command::Export(args) => export::run(args, &Stop::listen()).await,
             Command::ExportPolicy { store, version, dir, dtype } => {
                 export_policy::run(&store, &version, &dir, &dtype, &Stop::listen()).await
@@ -170,6 +179,26 @@ pub fn run(cli: Cli) -> Result<()> {
             Command::Sql(args) => sql::run(args).await,
         }
     })
+}
+
+/// The score job; or, where a set has a name alone, recorded rollouts anew.
+async fn score(mut args: JobArgs, teachers: Vec<String>, condition: Option<String>) -> Result<()> {
+    let is_name = |set: &&String| !set.contains('=');
+    let names: Vec<String> = args.pipeline.sets.iter().filter(is_name).cloned().collect();
+    args.pipeline.sets.retain(|set| set.contains('='));
+    match (names.as_slice(), teachers.as_slice(), condition) {
+        ([], _, None) => job(Job::Score, args, &teachers).await,
+        ([], _, Some(_)) => Err(CommandError::new("--where chooses what is scored anew, which needs --set NAME")
+            .hint("the score job scores what the learner waits for")),
+        ([name], [teacher], condition) => {
+            let (name, teacher) = (name.clone(), PathBuf::from(teacher));
+            rescore::run(rescore::Args { name, teacher, condition, pipeline: args.pipeline }).await
+        }
+        ([name], _, _) => Err(CommandError::new(format!("--set `{name}` needs one --teacher DIR: who scores"))
+            .hint("a setting of the pipeline is KEY=VALUE: --set score.top_k_max=64")),
+        (names, ..) => Err(CommandError::new(format!("--set names {} score sets: {}", names.len(), names.join(", ")))
+            .hint("one at a time; a setting of the pipeline is KEY=VALUE")),
+    }
 }
 
 async fn job(job: Job, args: JobArgs, teachers: &[String]) -> Result<()> {

@@ -7,11 +7,13 @@ use crate::{
     output::say,
     pace::Pace,
     patience,
+    replay::Origin,
     stop::Stop,
 };
 use record::{Commit, Event, Job, Work};
 use std::{
     collections::BTreeSet,
+    sync::Arc,
     time::{Duration, Instant},
 };
 use store::{Follower, Snapshot, Store};
@@ -26,6 +28,8 @@ pub struct Context {
     pub follower: Follower,
     /// When to end.
     pub stop: Stop,
+    /// The parent's rows, where the run is a replay.
+    pub origin: Option<Arc<Origin>>,
     job: Job,
     worker: String,
     incarnation: String,
@@ -63,13 +67,22 @@ impl Context {
             }
         };
         crate::identity::check(&follower.snapshot().run, &pipeline)?;
+        if let Some(parent) = &follower.snapshot().run.parent
+            && job != Job::Eval
+        {
+            let (url, of) = (&pipeline.store.url, &parent.url);
+            let what =
+                format!("the run in `{url}` is a replay of `{of}`: `opd {}` has nothing to do there", job.as_str());
+            return Err(CommandError::new(what).hint("`opd replay` goes on with it, `opd eval` evaluates it"));
+        }
         Ok(Some(Self::new(pipeline, store, follower, job, worker, stop)))
     }
 
     /// A job on a store that is already followed.
     pub fn new(pipeline: Pipeline, store: Store, follower: Follower, job: Job, worker: String, stop: Stop) -> Self {
         let meter = Meter { last_commit: Instant::now(), begun: None };
-        Self { pipeline, store, follower, stop, job, worker, incarnation: store::unique_id(), meter }
+        let (incarnation, origin) = (store::unique_id(), None);
+        Self { pipeline, store, follower, stop, origin, job, worker, incarnation, meter }
     }
 
     /// The state the job knows of.

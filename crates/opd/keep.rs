@@ -23,7 +23,7 @@ async fn open(url: &str) -> Result<Store> {
 }
 
 /// What the commits of such a command say of who made them.
-fn work(worker: &str) -> Work {
+pub(crate) fn work(worker: &str) -> Work {
     Work {
         worker: worker.into(),
         incarnation: store::unique_id(),

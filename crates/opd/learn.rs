@@ -20,31 +20,31 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use learner::{EstimatorConfig, Learner, LearnerSettings, OptimizerConfig, StepReport, TrainRow};
 use record::{
-    BatchId, BatchRows, Budget, ConsumedRollout, Digest, Event, Policy, PolicyVersion, Retirement, StepCommit,
-    encode_step,
+    BatchId, BatchRows, Budget, ConsumedRollout, Digest, Event, Policy, PolicyVersion, Replayed, Retirement,
+    StepCommit, encode_step,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use store::{BatchError, Scored, SelectedBatch, Snapshot, StoreError};
+use store::{BatchError, Scored, SelectedBatch, Snapshot, Store, StoreError};
 
 /// What decides an update beside weights, moments and rows; recorded with each step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct StepSettings {
-    estimator: EstimatorConfig,
-    optimizer: OptimizerConfig,
-    cut: LearnerSettings,
+pub(crate) struct StepSettings {
+    pub(crate) estimator: EstimatorConfig,
+    pub(crate) optimizer: OptimizerConfig,
+    pub(crate) cut: LearnerSettings,
     /// How much of each row was read; of a step that does not say, all.
     #[serde(default)]
-    read: Budget,
-    device: String,
-    threads: u32,
+    pub(crate) read: Budget,
+    pub(crate) device: String,
+    pub(crate) threads: u32,
     /// The predicate that the rows met.
     #[serde(rename = "where", default, skip_serializing_if = "Option::is_none")]
     selection: Option<String>,
 }
 
 impl StepSettings {
-    fn of(pipeline: &Pipeline) -> Self {
+    pub(crate) fn of(pipeline: &Pipeline) -> Self {
         let learn = &pipeline.learn;
         let cut = LearnerSettings { microbatch_tokens: learn.microbatch_tokens, head_chunk: learn.head_chunk };
         let (device, threads) = (learn.device.clone(), learn.threads);
@@ -55,20 +55,27 @@ impl StepSettings {
 }
 
 /// A learner at a policy version.
-struct Trainee {
+pub(crate) struct Trainee {
     learner: Learner,
-    version: PolicyVersion,
+    pub(crate) version: PolicyVersion,
     settings: StepSettings,
     /// Steps that gave other weights when they were executed again, until a commit records how many.
     diverged: u64,
 }
 
 /// A step that was made but not yet committed.
-struct Outcome {
+pub(crate) struct Outcome {
     trainee: Trainee,
-    report: StepReport,
+    pub(crate) report: StepReport,
     record: arrow::array::RecordBatch,
     weights: Bytes,
+}
+
+/// What a step was made of, as its commit names it.
+#[derive(Default)]
+pub(crate) struct Taken {
+    pub(crate) consumed: Vec<BatchRows>,
+    pub(crate) replayed: Vec<Replayed>,
 }
 
 /// Trains until the last step is made or the job is stopped.
@@ -107,14 +114,13 @@ pub async fn run(mut job: Context) -> Result<()> {
             }
             Next::Do(Learn::Step(consumed)) => {
                 job.begin();
-                match fetch(&job, consumed.clone(), settings.read).await {
+                match fetch(&job.store, consumed.clone(), settings.read).await {
                     Ok(portions) => {
                         let consumed =
                             consumed.into_iter().map(|batch| BatchRows { batch: batch.batch, rows: batch.rows });
+                        let taken = Taken { consumed: consumed.collect(), ..Taken::default() };
                         let outcome = off_thread(move || step(trainee, portions)).await?;
-                        trainee = match commit(&mut job, outcome, consumed.collect(), &score_set, selecting.verdicts())
-                            .await?
-                        {
+                        trainee = match commit(&mut job, outcome, taken, &score_set, selecting.verdicts()).await? {
                             Some(trainee) => trainee,
                             None => {
                                 say(
@@ -138,7 +144,7 @@ pub async fn run(mut job: Context) -> Result<()> {
 }
 
 /// Another learner's step ends this one: whichever commits first goes on.
-fn fence(job: &Context, version: PolicyVersion) -> Result<()> {
+pub(crate) fn fence(job: &Context, version: PolicyVersion) -> Result<()> {
     let now = job.now();
     if !events::is_fenced(now, version, job.incarnation()) {
         return Ok(());
@@ -148,7 +154,7 @@ fn fence(job: &Context, version: PolicyVersion) -> Result<()> {
 }
 
 /// Commits the settings that may change between starts, where they have changed.
-async fn record_settings(job: &mut Context) -> Result<()> {
+pub(crate) async fn record_settings(job: &mut Context) -> Result<()> {
     let settings = serde_json::to_value(&job.pipeline).map_err(|error| CommandError::new(error.to_string()))?;
     job.append(0, |now| {
         let changed = !now.finished && now.settings.as_ref() != Some(&settings);
@@ -160,7 +166,7 @@ async fn record_settings(job: &mut Context) -> Result<()> {
 
 /// The learner as the log left it: weights and moments of the last checkpoint, and the steps recorded after it executed
 /// again, each checked by its weights' digest.
-async fn resume(job: &mut Context, settings: &StepSettings) -> Result<Trainee> {
+pub(crate) async fn resume(job: &mut Context, settings: &StepSettings) -> Result<Trainee> {
     let loader = PolicyLoader::open(&job.store, job.now(), &settings.device).await?;
     let (learner, checkpoint) = loop {
         let checkpoint = job.now().checkpoint;
@@ -186,7 +192,7 @@ async fn resume(job: &mut Context, settings: &StepSettings) -> Result<Trainee> {
         // The learner stays where it is; everything else is as it was then, the number of threads included.
         let (device, threads) = (std::mem::replace(&mut then.device, settings.device.clone()), then.threads);
         trainee = with_teacher(job, with_settings(trainee, then)?).await?;
-        let portions = match fetch(job, recorded_minibatch(job.now(), &recorded)?, trainee.settings.read).await {
+        let portions = match recorded_rows(job, &recorded, trainee.settings.read).await {
             Ok(portions) => portions,
             Err(Unread::Fatal(error)) => return Err(error),
             Err(Unread::Damaged(batch, error)) => {
@@ -255,7 +261,7 @@ async fn with_teacher(job: &Context, mut trainee: Trainee) -> Result<Trainee> {
 }
 
 /// Why rows could not be read.
-enum Unread {
+pub(crate) enum Unread {
     /// One batch is damaged; the others go on.
     Damaged(BatchId, StoreError),
     /// Nothing goes on.
@@ -263,12 +269,27 @@ enum Unread {
 }
 
 /// Reads the rows of a step, a few batches ahead of the one in hand.
-async fn fetch(job: &Context, minibatch: Vec<SelectedBatch>, read: Budget) -> std::result::Result<Vec<Scored>, Unread> {
+pub(crate) async fn fetch(
+    store: &Store,
+    minibatch: Vec<SelectedBatch>,
+    read: Budget,
+) -> std::result::Result<Vec<Scored>, Unread> {
     let unread = |failed: BatchError| match failed.error.is_of_one_object() {
         true => Unread::Damaged(failed.batch, failed.error),
         false => Unread::Fatal(failed.error.into()),
     };
-    job.store.stream_within(minibatch, None, read).map_err(unread).try_collect().await
+    store.stream_within(minibatch, None, read).map_err(unread).try_collect().await
+}
+
+/// The rows of a recorded step: its own run's, then its parent's.
+async fn recorded_rows(job: &Context, step: &StepCommit, read: Budget) -> std::result::Result<Vec<Scored>, Unread> {
+    let own = recorded_minibatch(job.now(), step).map_err(Unread::Fatal)?;
+    let mut portions = fetch(&job.store, own, read).await?;
+    if let Some(origin) = &job.origin {
+        let minibatch = origin.select(step.replayed.iter().map(|replayed| &replayed.of)).map_err(Unread::Fatal)?;
+        portions.extend(fetch(&origin.store, minibatch, read).await?);
+    }
+    Ok(portions)
 }
 
 /// Where the rows of a recorded step lie.
@@ -289,7 +310,7 @@ fn recorded_minibatch(now: &Snapshot, step: &StepCommit) -> Result<Vec<SelectedB
 }
 
 /// One optimizer step: pure but for the time it takes.
-fn step(mut trainee: Trainee, portions: Vec<Scored>) -> Result<Outcome> {
+pub(crate) fn step(mut trainee: Trainee, portions: Vec<Scored>) -> Result<Outcome> {
     // Said on the thread that computes: the number of threads is part of the result's bits.
     model::set_threads(trainee.settings.threads as usize);
     let number = trainee.version.0 + 1;
@@ -327,10 +348,10 @@ fn step(mut trainee: Trainee, portions: Vec<Scored>) -> Result<Outcome> {
 
 /// Stores what a step made and commits it: step, rows and weights become visible at once. `None` where its rows are not to be had any
 /// more.
-async fn commit(
+pub(crate) async fn commit(
     job: &mut Context,
     outcome: Outcome,
-    consumed: Vec<BatchRows>,
+    taken: Taken,
     score_set: &str,
     verdicts: Option<&Verdicts>,
 ) -> Result<Option<Trainee>> {
@@ -356,7 +377,8 @@ async fn commit(
     let settings = serde_json::to_value(&trainee.settings).map_err(|error| CommandError::new(error.to_string()))?;
     let event = StepCommit {
         step: version.0,
-        consumed,
+        consumed: taken.consumed,
+        replayed: taken.replayed,
         dropped: Vec::new(),
         score_set: score_set.into(),
         record,
@@ -373,7 +395,7 @@ async fn commit(
 }
 
 /// Gives up weights and moments that nobody needs any more: first in the log, then on disk.
-async fn retire(job: &mut Context) -> Result<()> {
+pub(crate) async fn retire(job: &mut Context) -> Result<()> {
     let pipeline = job.pipeline.clone();
     // A sampler that lags needs older versions than the newest.
     let lag = usize::try_from(pipeline.rollout.lag).unwrap_or(usize::MAX);

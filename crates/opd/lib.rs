@@ -3,8 +3,8 @@
 //! A job is a loop: follow the log, plan what is next ([`plan`], pure), do it, put an object, append the commit that names
 //! it ([`events`], pure). How far the jobs run apart is [`pace`]. [`rollout`], [`score`], [`learn`] and [`eval`] are such loops;
 //! [`mod@run`] starts them as processes and watches the log; [`status`], [`sql`], [`mod@trace`], [`forecast`] and
-//! [`mod@estimate`] read it, [`mod@export`], [`export_policy`], [`compact`] and [`sft`] make something of it.
-//! [`keep`] looks after it.
+//! [`mod@estimate`] read it, [`mod@export`], [`export_policy`], [`compact`] and [`sft`] make something of it, [`replay`] learns
+//! from it anew, [`rescore`] scores it anew, [`keep`] looks after it.
 //! [`config`] is the pipeline that all of them are given, [`preflight`] what is checked before any of them works.
 #![warn(missing_docs)]
 
@@ -35,6 +35,8 @@ pub mod preflight;
 pub mod progress;
 pub mod prompts;
 pub mod recorded;
+pub mod replay;
+pub mod rescore;
 pub mod rollout;
 pub mod run;
 pub mod score;

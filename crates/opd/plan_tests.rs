@@ -91,6 +91,7 @@ impl Log {
         let step = StepCommit {
             step: version.0,
             consumed: rows.into_iter().map(|of| BatchRows { batch: of.batch, rows: of.rows }).collect(),
+            replayed: Vec::new(),
             dropped: Vec::new(),
             score_set: SET.into(),
             record: weights.clone(),

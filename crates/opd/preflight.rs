@@ -12,7 +12,7 @@ use crate::{
 use learner::estimator::Pass;
 use model::{Device, ModelConfig, Tokenizer, Transformer};
 use prompts::check_prompts;
-use record::{Digest, DrawsKept, PromptSet};
+use record::{Digest, DrawsKept, Parent, PromptSet, Run};
 use std::{collections::BTreeMap, path::Path};
 
 /// What a run is made of, read and checked.
@@ -31,6 +31,8 @@ pub struct Inputs {
     pub teacher_digests: BTreeMap<String, Digest>,
     /// The training prompts.
     pub prompts: PromptSet,
+    /// The run whose rows are replayed.
+    pub parent: Option<Parent>,
 }
 
 /// Checks everything a run needs.
@@ -58,6 +60,35 @@ pub fn check(pipeline: &Pipeline) -> Result<Inputs> {
     for (id, teacher) in pipeline.all_teachers() {
         teacher_digests.insert(id.to_string(), model_digest(&teacher.model)?);
     }
+    inputs(pipeline, &student, teacher_digests, prompts, None)
+}
+
+/// Checks what a replay of `run` needs: the student, and the settings of the learner.
+///
+/// # Errors
+/// As [`check`]; a student with other tokens than the recorded.
+pub fn check_replay(pipeline: &Pipeline, run: &Run, parent: Parent) -> Result<Inputs> {
+    check_settings(pipeline)?;
+    model::device(&pipeline.learn.device).map_err(|error| CommandError::new(format!("learn.device: {error}")))?;
+    let student = check_model("student.model", &pipeline.student.model)?;
+    let url = parent.url.clone();
+    let inputs = inputs(pipeline, &student, run.teachers.clone(), run.prompts.clone(), Some(parent))?;
+    if inputs.tokenizer_digest != run.tokenizer {
+        let (model, found) = (pipeline.student.model.display(), inputs.tokenizer_digest);
+        let what =
+            format!("student.model is `{model}` with the tokenizer {found}, the run in `{url}` has {}", run.tokenizer);
+        return Err(CommandError::new(what).hint("tokens are recorded as ids: both need one token map"));
+    }
+    Ok(inputs)
+}
+
+fn inputs(
+    pipeline: &Pipeline,
+    student: &Checked,
+    teacher_digests: BTreeMap<String, Digest>,
+    prompts: PromptSet,
+    parent: Option<Parent>,
+) -> Result<Inputs> {
     let digest = format!("sha256:{}", student.tokenizer.map_digest());
     Ok(Inputs {
         student: Transformer::load(&pipeline.student.model, Device::Cpu)?,
@@ -67,6 +98,7 @@ pub fn check(pipeline: &Pipeline) -> Result<Inputs> {
         tokenizer_digest: Digest::try_from(digest)?,
         teacher_digests,
         prompts,
+        parent,
     })
 }
 

@@ -47,7 +47,7 @@ pub async fn run(mut job: Context, teachers: BTreeSet<String>) -> Result<()> {
                     }
                     Err(error) => return Err(error.into()),
                 };
-                let params = scoring_params(&job, &rollouts);
+                let params = scoring_params(&job.pipeline, &rollouts);
                 // A teacher travels to the working thread and back: a network belongs to one thread at a time.
                 let loaded = networks.remove(&batch.teacher_id);
                 let (checked, teacher) = (job.pipeline.clone(), batch.teacher_id.clone());
@@ -81,8 +81,9 @@ pub fn served(pipeline: &Pipeline, only: &[String]) -> Result<BTreeSet<String>> 
     Ok(if only.is_empty() { all() } else { only.iter().cloned().collect() })
 }
 
-fn scoring_params(job: &Context, rollouts: &RolloutBatch) -> ScoringParams {
-    let score = &job.pipeline.score;
+/// How a batch is scored: at the temperature that it was sampled at.
+pub fn scoring_params(pipeline: &Pipeline, rollouts: &RolloutBatch) -> ScoringParams {
+    let score = &pipeline.score;
     ScoringParams {
         temperature: f64::from(rollouts.row(0).temperature),
         top_k: (score.top_k_max > 0).then_some(TopK {

@@ -325,6 +325,7 @@ impl Simulation {
         let event = StepCommit {
             step,
             consumed,
+            replayed: Vec::new(),
             dropped: Vec::new(),
             score_set: SET.into(),
             record: weights.clone(),
@@ -387,6 +388,7 @@ pub(crate) fn identity(unit_rows: u32, teachers: u32, seed: u64) -> Run {
         student_tokenizer: object.clone(),
         student_files: BTreeMap::new(),
         policy: Policy { version: PolicyVersion(0), weights: object },
+        parent: None,
     }
 }
 

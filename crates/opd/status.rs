@@ -1,7 +1,7 @@
 //! `opd status`: how a run stands, from its log alone.
 
 use crate::{error::Result, output::show, recorded, trace::stages_busy};
-use record::{Commit, EvalCommit, Event, Job, Packing, Ratio};
+use record::{Commit, EvalCommit, Event, Job, Packing, Parent, Ratio};
 use std::{collections::BTreeMap, fmt::Write};
 use store::{Snapshot, Store, StoreOptions, Versions};
 
@@ -24,6 +24,11 @@ pub async fn summary(store: &Store, now: &Snapshot) -> Result<String> {
     let mut text = String::new();
     let state = if now.finished { "finished" } else { "not finished" };
     row(&mut text, "run", &format!("{} ({}), {state}, {} commits", now.run.pipeline, now.run.run_id, now.seq + 1));
+    if let Some(parent) = &now.run.parent {
+        let Parent { url, run_id, seq, order, condition } = parent;
+        let chosen = condition.as_ref().map_or(String::new(), |condition| format!(", where {condition}"));
+        row(&mut text, "replays", &format!("{url} ({run_id}) up to commit {seq}, {} order{chosen}", order.as_str()));
+    }
     accuracy(&mut text, &commits);
     steps(&mut text, now, &commits);
     rows(&mut text, now);

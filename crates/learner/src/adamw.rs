@@ -171,7 +171,7 @@ fn power(base: f64, exponent: u64) -> f64 {
 }
 
 /// Square root of the sum of all squares; one transfer from the device.
-fn global_norm(gradients: &[Tensor]) -> Result<f64> {
+pub(crate) fn global_norm(gradients: &[Tensor]) -> Result<f64> {
     if gradients.is_empty() {
         return Ok(0.0);
     }

@@ -2,6 +2,7 @@
 
 use crate::{
     AdamW, EstimatorConfig, LearnError, OptimizerConfig, Result, StepReport,
+    adamw::global_norm,
     estimator::{CrossEntropy, Estimator, Pass, Support},
     exact_head::{TeacherStates, exact_head},
     head::chunked_head,
@@ -127,6 +128,23 @@ impl Learner {
     pub fn step(&mut self, estimator: &EstimatorConfig, rows: &[TrainRow]) -> Result<StepReport> {
         estimator.validate()?;
         self.minibatch(estimator.estimator(), rows)
+    }
+
+    /// What [`Learner::step`] would report of these rows: losses, metrics and the gradient's norm. Nothing moves; without proximal
+    /// weights of its own it takes the present ones for them, as the first minibatch of a batch does.
+    ///
+    /// # Errors
+    /// As [`Learner::step`].
+    pub fn evaluate(&self, estimator: &EstimatorConfig, rows: &[TrainRow]) -> Result<StepReport> {
+        estimator.validate()?;
+        let (report, gradients) = self.checked_gradients(estimator.estimator(), rows)?;
+        let mut report = report.finish(None);
+        // No step was skipped: none was asked for.
+        report.metrics.remove("skipped_steps");
+        if let Some(gradients) = gradients {
+            report.metrics.insert("grad_norm".into(), (global_norm(&gradients)?, 1.0));
+        }
+        Ok(report)
     }
 
     /// Trains on prompts with given completions by cross-entropy: one update.

@@ -259,6 +259,7 @@ impl Run<'_> {
                 let step = StepCommit {
                     step: version.0,
                     consumed: rows,
+                    replayed: Vec::new(),
                     dropped: Vec::new(),
                     score_set: SET.into(),
                     record: object(),

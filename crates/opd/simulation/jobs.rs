@@ -379,6 +379,7 @@ async fn store_step(job: &Working, step: u64, consumed: Vec<BatchRows>, weights:
     Ok(StepCommit {
         step,
         consumed,
+        replayed: Vec::new(),
         dropped: Vec::new(),
         score_set: SET.into(),
         record: put(Key::step(step)).await?,

@@ -61,6 +61,7 @@ impl Console {
         out: Option<PathBuf>,
     ) -> Result<Self> {
         let session = Arc::new(open(&stores, at).await?);
+        session.without().for_each(|why| say(&format!("{why}; the rollouts that it recorded are not shown")));
         let interrupt = Interrupt::listen()?;
         Ok(Self { stores, session, at, format, out, timing: false, interrupt })
     }

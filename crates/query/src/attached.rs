@@ -1,7 +1,7 @@
 //! One store under its name: its log up to a commit, laid out as tables.
 
 use crate::{
-    Result, log::Log, log_scan::LogProvider, parts::object_tables, reader::Opener, scan::ObjectProvider,
+    QueryError, Result, log::Log, log_scan::LogProvider, parts::object_tables, reader::Opener, scan::ObjectProvider,
     tables::LOG_TABLES, views::VIEWS,
 };
 use arrow::datatypes::SchemaRef;
@@ -11,6 +11,7 @@ use datafusion::{
     prelude::SessionContext,
 };
 use std::{collections::BTreeMap, sync::Arc};
+use store::Store;
 
 /// The catalog in which each store is a schema.
 pub(crate) const CATALOG: &str = "opd";
@@ -21,11 +22,36 @@ pub(crate) struct Attached {
     /// The schema that its tables are in.
     pub name: String,
     pub log: Arc<Log>,
+    /// The run that it replays, or why that cannot be read; none where it is no replay.
+    pub parent: Option<std::result::Result<Parent, String>>,
     pub opener: Opener,
     /// Whether the log is followed to its end.
     pub is_live: bool,
     /// What each table holds, with the sentences about it; none before it was laid out.
     pub schemas: BTreeMap<&'static str, SchemaRef>,
+}
+
+/// The run whose rows another one replays.
+#[derive(Clone)]
+pub(crate) struct Parent {
+    pub store: Store,
+    pub log: Arc<Log>,
+}
+
+impl Parent {
+    /// The parent of the run in `store`, whose log is `log`.
+    pub async fn of(log: &Log, store: &Store) -> Option<std::result::Result<Self, String>> {
+        let named = log.run().parent.clone()?;
+        let read = async {
+            let store = Store::open(&named.url, store.options().clone()).await?;
+            let log = Log::new(store.history(None).await?, Some(named.seq))?;
+            match log.run().run_id == named.run_id {
+                true => Ok(Self { store, log: Arc::new(log) }),
+                false => Err(QueryError::Run("another run is there now".into())),
+            }
+        };
+        Some(read.await.map_err(|error| format!("the run replays `{}`, which cannot be read: {error}", named.url)))
+    }
 }
 
 impl Attached {
@@ -40,6 +66,9 @@ impl Attached {
         }
         let mut log = self.log.as_ref().clone();
         log.extend(new)?;
+        if let Some(Ok(parent)) = &self.parent {
+            log.borrow_from(&parent.log);
+        }
         Ok(Some(Self { log: Arc::new(log), ..self.clone() }))
     }
 

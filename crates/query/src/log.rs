@@ -9,12 +9,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// A prefix of a log.
 ///
-/// Invariant: it begins with the run's identity, and every batch that a commit names was delivered by an earlier one.
+/// Invariant: it begins with the run's identity, and every batch that a commit names was delivered by an earlier one, but for those
+/// that a replay's steps name of its parent's.
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
     run: Box<Run>,
     commits: Vec<Commit>,
-    delivered: HashMap<BatchId, usize>,
+    /// The parent's deliveries and scores of the batches that steps of this run replayed.
+    borrowed: Vec<Commit>,
+    delivered: HashMap<BatchId, Place>,
     given_up: Retired,
     /// (eval set, version) of every evaluation; the first of each counts.
     evaluated: HashSet<(String, PolicyVersion)>,
@@ -24,7 +27,15 @@ pub(crate) struct Log {
     /// (score set, batch) of every scoring; the first of each counts.
     scored: HashSet<(String, BatchId)>,
     /// Places of the scores that count.
-    scorings: Vec<usize>,
+    scorings: Vec<Place>,
+}
+
+/// Where a commit is.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Own(usize),
+    /// In `borrowed`.
+    Parents(usize),
 }
 
 /// What the log gives up, up to its last commit: what is gone is gone for every question, whichever moment it asks about.
@@ -68,6 +79,7 @@ impl Log {
         let mut log = Self {
             run,
             commits: Vec::new(),
+            borrowed: Vec::new(),
             delivered: HashMap::new(),
             given_up,
             evaluated: HashSet::new(),
@@ -85,14 +97,14 @@ impl Log {
         for commit in commits {
             match &commit.event {
                 Event::Rollouts(rollouts) => {
-                    self.delivered.insert(rollouts.batch.clone(), self.commits.len());
+                    self.delivered.insert(rollouts.batch.clone(), Place::Own(self.commits.len()));
                 }
                 Event::Retire(retired) => self.given_up.add(retired),
                 Event::ScoreSet(set) => {
                     self.score_sets.insert(set.score_set.clone(), set.clone());
                 }
                 Event::Scores(of) if self.scored.insert((of.score_set.clone(), of.batch.clone())) => {
-                    self.scorings.push(self.commits.len());
+                    self.scorings.push(Place::Own(self.commits.len()));
                 }
                 Event::Eval(eval) if self.evaluated.insert((eval.eval_set.clone(), eval.policy_version)) => {
                     self.counted_evals.insert(commit.seq);
@@ -112,6 +124,41 @@ impl Log {
         self.commits.last().map_or(0, |commit| commit.seq)
     }
 
+    /// Takes of the parent's log the batches that steps of this one replayed, in place of those it has of it.
+    pub fn borrow_from(&mut self, parent: &Log) {
+        let steps = self.commits.iter().filter_map(step_of);
+        let replayed: HashSet<&BatchId> = steps.flat_map(|step| &step.replayed).map(|rows| &rows.of.batch).collect();
+        let is_there = |batch: &BatchId| replayed.contains(batch) && !parent.batch_is_retired(batch);
+        let is_borrowed = |commit: &&Commit| match &commit.event {
+            Event::Rollouts(rollouts) => is_there(&rollouts.batch),
+            Event::Scores(scores) => is_there(&scores.batch),
+            _ => false,
+        };
+        self.borrowed = parent.commits.iter().filter(is_borrowed).cloned().collect();
+        self.scorings.retain(|place| matches!(place, Place::Own(_)));
+        let mut scored = HashSet::new();
+        for (i, commit) in self.borrowed.iter().enumerate() {
+            match &commit.event {
+                Event::Rollouts(rollouts) => drop(self.delivered.insert(rollouts.batch.clone(), Place::Parents(i))),
+                Event::Scores(of) if scored.insert((&of.score_set, &of.batch)) => self.scorings.push(Place::Parents(i)),
+                _ => {}
+            }
+        }
+    }
+
+    /// The commit at a place, and whether it is the parent's.
+    fn at(&self, place: Place) -> (&Commit, bool) {
+        match place {
+            Place::Own(i) => (&self.commits[i], false),
+            Place::Parents(i) => (&self.borrowed[i], true),
+        }
+    }
+
+    /// The commits that deliver or score batches, the parent's first; with each whether it is the parent's.
+    pub fn batches(&self) -> impl Iterator<Item = (&Commit, bool)> {
+        self.borrowed.iter().map(|commit| (commit, true)).chain(self.commits.iter().map(|commit| (commit, false)))
+    }
+
     /// Its commits, in order.
     pub fn commits(&self) -> &[Commit] {
         &self.commits
@@ -119,7 +166,7 @@ impl Log {
 
     /// The commit that delivered `batch`, one that some commit of this log names.
     pub fn delivered(&self, batch: &str) -> &RolloutCommit {
-        match &self.commits[self.delivered[batch]].event {
+        match &self.at(self.delivered[batch]).0.event {
             Event::Rollouts(rollouts) => rollouts,
             _ => unreachable!("`delivered` holds the places of rollout commits"),
         }
@@ -166,11 +213,12 @@ impl Log {
         own.chain(self.score_sets.values().map(|set| (set.score_set.as_str(), &set.holds, set.parent.as_deref())))
     }
 
-    /// Every scored batch of every score set that is kept, in the order of the log, with its rollouts.
-    pub fn scorings(&self) -> impl Iterator<Item = (&ScoreCommit, &RolloutCommit)> {
-        self.scorings.iter().filter_map(|i| match &self.commits[*i].event {
-            Event::Scores(scores) if !self.batch_is_retired(&scores.batch) => {
-                Some((scores, self.delivered(&scores.batch)))
+    /// Every scored batch of every score set that is kept, in the order of the log, with its rollouts; and whether both lie in the
+    /// parent's store.
+    pub fn scorings(&self) -> impl Iterator<Item = (&ScoreCommit, &RolloutCommit, bool)> {
+        self.scorings.iter().filter_map(|place| match self.at(*place) {
+            (Commit { event: Event::Scores(scores), .. }, borrowed) if !self.batch_is_retired(&scores.batch) => {
+                Some((scores, self.delivered(&scores.batch), borrowed))
             }
             _ => None,
         })

@@ -33,6 +33,8 @@ pub(crate) struct Part {
     pub rows: usize,
     /// The batch; none for a step record.
     pub batch: Option<String>,
+    /// Whether the batch lies in the parent's store.
+    pub borrowed: bool,
     /// Where the rows lie.
     pub source: Source,
 }
@@ -108,14 +110,15 @@ fn doc(schema: &Schema) -> &str {
 fn rollouts(log: &Log) -> ObjectTable {
     let mut columns = fields(&ROLLOUTS);
     columns.extend([batch_field(), row_field()]);
-    let delivered = log.commits().iter().filter_map(|commit| match &commit.event {
-        Event::Rollouts(rollouts) if !log.batch_is_retired(&rollouts.batch) => Some(rollouts),
+    let delivered = log.batches().filter_map(|(commit, borrowed)| match &commit.event {
+        Event::Rollouts(rollouts) if !log.batch_is_retired(&rollouts.batch) => Some((rollouts, borrowed)),
         _ => None,
     });
-    let parts = delivered.map(|of| Part {
+    let parts = delivered.map(|(of, borrowed)| Part {
         known: vec![text(&of.batch), version(of), int(of.of.unit), text(&of.teacher_id)],
         rows: of.of.rows.len() as usize,
         batch: Some(of.batch.clone()),
+        borrowed,
         source: Source::Rollouts(of.object.clone()),
     });
     table("rollouts", doc(&ROLLOUTS), columns, &["batch", "policy_version", "unit", "teacher_id"], parts.collect())
@@ -126,10 +129,11 @@ fn scores(log: &Log) -> ObjectTable {
     let version_text = "The policy version that sampled the rollout.";
     let version_field = field("policy_version", DataType::Int64, version_text);
     columns.extend([score_set_field(), version_field, batch_field(), row_field()]);
-    let parts = log.scorings().map(|(scores, of)| Part {
+    let parts = log.scorings().map(|(scores, of, borrowed)| Part {
         known: vec![text(&of.batch), text(&scores.score_set), version(of)],
         rows: of.of.rows.len() as usize,
         batch: Some(of.batch.clone()),
+        borrowed,
         source: Source::Scores(scores.object.clone()),
     });
     table("scores", doc(&SCORES), columns, &["batch", "score_set", "policy_version"], parts.collect())
@@ -141,11 +145,12 @@ pub(crate) fn scored(log: &Log, set: Option<&str>) -> ObjectTable {
     // Equal in both, or, for `teacher_id`, the teacher that was asked for.
     columns.extend(fields(&SCORES).into_iter().filter(|field| ROLLOUTS.field_with_name(field.name()).is_err()));
     columns.extend([score_set_field(), batch_field(), row_field()]);
-    let of_set = log.scorings().filter(|(scores, _)| Some(scores.score_set.as_str()) == set);
-    let parts = of_set.map(|(scores, of)| Part {
+    let of_set = log.scorings().filter(|(scores, ..)| Some(scores.score_set.as_str()) == set);
+    let parts = of_set.map(|(scores, of, borrowed)| Part {
         known: vec![text(&of.batch), text(&scores.score_set), version(of), int(of.of.unit), text(&of.teacher_id)],
         rows: of.of.rows.len() as usize,
         batch: Some(of.batch.clone()),
+        borrowed,
         source: Source::Scored { rollouts: of.object.clone(), scores: scores.object.clone() },
     });
     let comment =
@@ -158,8 +163,9 @@ fn step_records(log: &Log) -> ObjectTable {
     let kept = log.commits().iter().filter_map(step_of).filter(|step| !log.record_is_retired(step.step));
     let parts = kept.map(|step| Part {
         known: vec![int(step.step)],
-        rows: step.consumed.iter().map(|of| of.rows.len() as usize).sum(),
+        rows: step.rows() as usize,
         batch: None,
+        borrowed: false,
         source: Source::StepRecord(step.record.clone()),
     });
     table("step_records", doc(&STEPS), fields(&STEPS), &["step"], parts.collect())

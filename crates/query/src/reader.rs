@@ -22,6 +22,8 @@ use store::Store;
 #[derive(Clone)]
 pub(crate) struct Opener {
     pub store: Store,
+    /// The store of the run whose rows this one replays, where it can be reached.
+    pub parent: Option<Store>,
     pub opened: Arc<AtomicU64>,
     pub meter: Arc<Meter>,
     pub tokenizer: Arc<RunTokenizer>,
@@ -38,7 +40,8 @@ impl Opener {
         let mut columns = told.collect::<Result<Vec<_>>>()?;
         if columns.iter().any(Option::is_none) {
             self.count();
-            let halves = self.open(&part.source, |column| schema.column_with_name(column).is_some()).await?;
+            let wanted = |column: &str| schema.column_with_name(column).is_some();
+            let halves = self.open(&part.source, part.borrowed, wanted).await?;
             if let Some(half) = halves.iter().find(|half| half.num_rows() != part.rows) {
                 return Err(unfit(&part, format!("{} rows", part.rows), half.num_rows().to_string()));
             }
@@ -58,20 +61,26 @@ impl Opener {
         self.opened.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The rows of `source`: one batch, or two whose rows lie side by side. Of packed columns only those that are `wanted` are decoded;
-    /// the others are empty.
-    pub async fn open(&self, source: &Source, wanted: impl Fn(&str) -> bool) -> Result<Vec<RecordBatch>> {
+    /// The rows of `source`, in the parent's store if it is borrowed: one batch, or two whose rows lie side by side. Of packed columns
+    /// only those that are `wanted` are decoded; the others are empty.
+    pub async fn open(
+        &self,
+        source: &Source,
+        borrowed: bool,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<RecordBatch>> {
+        let store = self.parent.as_ref().filter(|_| borrowed).unwrap_or(&self.store);
         let budget = packed_columns(wanted);
         Ok(match source {
             Source::Rollouts(object) => {
-                vec![self.store.get_rollouts_within(object, budget).await?.as_record_batch().clone()]
+                vec![store.get_rollouts_within(object, budget).await?.as_record_batch().clone()]
             }
-            Source::Scores(object) => vec![self.store.get_scores_within(object, budget).await?],
+            Source::Scores(object) => vec![store.get_scores_within(object, budget).await?],
             Source::Scored { rollouts, scores } => {
-                let scored = self.store.get_scored_within(rollouts, scores, budget).await?;
+                let scored = store.get_scored_within(rollouts, scores, budget).await?;
                 vec![scored.rollouts().as_record_batch().clone(), scored.scores().clone()]
             }
-            Source::StepRecord(object) => vec![self.store.get_step_record(object).await?],
+            Source::StepRecord(object) => vec![store.get_step_record(object).await?],
             // Its reader opens what it wants as the sources above.
             Source::Tokens(_) => vec![],
         })

@@ -2,7 +2,7 @@
 
 use crate::{
     Answer, Meter, QueryError, Result,
-    attached::{Attached, CATALOG},
+    attached::{Attached, CATALOG, Parent},
     describe, functions,
     hint::did_you_mean,
     in_score_set,
@@ -100,12 +100,17 @@ async fn attach(stores: Vec<(String, Store)>, at: Option<u64>) -> Result<Vec<Att
             // Says where the log ends.
             store.history(at).await?;
         }
-        let log = Log::new(commits, at)?;
+        let mut log = Log::new(commits, at)?;
+        let parent = Parent::of(&log, &store).await;
+        if let Some(Ok(parent)) = &parent {
+            log.borrow_from(&parent.log);
+        }
         let tokenizer = Arc::new(RunTokenizer::new(log.run().student_tokenizer.clone()));
         let (opened, meter, records) = (opened.clone(), meter.clone(), Records::default());
-        let opener = Opener { store, opened, meter, tokenizer, records };
+        let of_parent = parent.as_ref().and_then(|parent| Some(parent.as_ref().ok()?.store.clone()));
+        let opener = Opener { store, parent: of_parent, opened, meter, tokenizer, records };
         let (log, schemas) = (Arc::new(log), Default::default());
-        attached.push(Attached { name, log, opener, is_live: at.is_none(), schemas });
+        attached.push(Attached { name, log, parent, opener, is_live: at.is_none(), schemas });
     }
     Ok(attached)
 }
@@ -200,6 +205,11 @@ impl Session {
         let own: Vec<String> = own.collect();
         others.retain(|name| !own.contains(name));
         [own, others].concat()
+    }
+
+    /// Why the rows of a replay's parent are not there: `rollouts`, `scores`, `scored` and `tokens` are then empty of them.
+    pub fn without(&self) -> impl Iterator<Item = &str> {
+        self.attached.iter().filter_map(|store| store.parent.as_ref()?.as_ref().err()).map(String::as_str)
     }
 
     /// How many batches and step records the queries of this session have opened so far.

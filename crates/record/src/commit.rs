@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The version of the commits' JSON that this program writes, and the newest it reads. 2: score sets say what is kept of the
-/// sampler and how it is packed. 3: score sets beside the run's own, how rollouts are packed, pins, batches and step
-/// records that are given up, and rows that a selection rejected.
+/// sampler and how it is packed. 3: score sets beside the run's own, how rollouts are packed, pins, batches and step records that
+/// are given up, rows that a selection rejected, and a parent, whose rows a run's steps replay.
 pub const FORMAT: u32 = 3;
 
 /// A name for one stored batch: its unit and a writer-made unique id.
@@ -186,6 +186,47 @@ pub struct Run {
     pub student_files: BTreeMap<String, ObjectRef>,
     /// Policy version 0.
     pub policy: Policy,
+    /// The run whose recorded rows it trains on, where it is a replay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Parent>,
+}
+
+/// The run that a replay takes its rows from: which of them, in which order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parent {
+    /// The address of its store, as it was given.
+    pub url: String,
+    /// Its id.
+    pub run_id: String,
+    /// Its last commit that counts.
+    pub seq: u64,
+    /// The order of the rows.
+    pub order: ReplayOrder,
+    /// The condition that rows meet, in SQL; `None` where all do.
+    #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
+    pub condition: Option<String>,
+}
+
+/// The order in which a replay takes rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplayOrder {
+    /// As the parent's steps consumed them.
+    #[default]
+    Recorded,
+    /// A permutation of every scored row by the run's seed.
+    Seeded,
+}
+
+impl ReplayOrder {
+    /// The word in JSON and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ReplayOrder::Recorded => "recorded",
+            ReplayOrder::Seeded => "seeded",
+        }
+    }
 }
 
 /// A prompt set, as it is asked.
@@ -358,6 +399,18 @@ pub struct BatchRows {
     pub rows: RowSet,
 }
 
+/// Rows of a batch that the parent's log delivered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replayed {
+    /// Which.
+    #[serde(flatten)]
+    pub of: BatchRows,
+    /// The unit of the parent's that the batch holds rows of.
+    pub unit: u64,
+    /// The parent's version that sampled them.
+    pub policy_version: PolicyVersion,
+}
+
 /// Rows that ended without being trained on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dropped {
@@ -403,6 +456,9 @@ pub struct StepCommit {
     pub step: u64,
     /// Rows trained on, in order.
     pub consumed: Vec<BatchRows>,
+    /// Rows of the parent's trained on, in order, after those.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replayed: Vec<Replayed>,
     /// Rows that ended untrained with this step.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dropped: Vec<Dropped>,
@@ -422,6 +478,14 @@ pub struct StepCommit {
     pub settings: serde_json::Value,
     /// Metrics as (numerator, denominator).
     pub metrics: BTreeMap<String, Ratio>,
+}
+
+impl StepCommit {
+    /// How many rows it trained on.
+    pub fn rows(&self) -> u64 {
+        let replayed = self.replayed.iter().map(|replayed| &replayed.of);
+        self.consumed.iter().chain(replayed).map(|of| u64::from(of.rows.len())).sum()
+    }
 }
 
 /// What is given up. The log still says that it was there, and what became of its rows.

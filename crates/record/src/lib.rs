@@ -33,9 +33,9 @@ mod steps;
 pub use budget::Budget;
 pub use column::Lists;
 pub use commit::{
-    BatchId, BatchRows, Claims, Commit, DropReason, Dropped, EvalCommit, Event, FORMAT, Job, ObjectRef, Pin, Policy,
-    PromptSet, Ratio, Retirement, RolloutCommit, Run, SamplerTopK, ScoreCommit, ScoreSet, ScoreSetCommit, StepCommit,
-    UnitRows, Units, Work,
+    BatchId, BatchRows, Claims, Commit, DropReason, Dropped, EvalCommit, Event, FORMAT, Job, ObjectRef, Parent, Pin,
+    Policy, PromptSet, Ratio, ReplayOrder, Replayed, Retirement, RolloutCommit, Run, SamplerTopK, ScoreCommit,
+    ScoreSet, ScoreSetCommit, StepCommit, UnitRows, Units, Work,
 };
 pub use error::RecordError;
 pub use ids::{Digest, PolicyVersion};

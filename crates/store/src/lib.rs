@@ -25,7 +25,7 @@
 //! #     run_id: store::unique_id(), pipeline: "arith".into(), seed: 0, tokenizer: digest, teachers: BTreeMap::new(),
 //! #     prompts: PromptSet { digest, count: 1 }, units: Units { prompts: 1, samples: 8 }, score_sets: BTreeMap::new(),
 //! #     student_config: file.clone(), student_tokenizer: file, student_files: BTreeMap::new(),
-//! #     policy: Policy { version: PolicyVersion(0), weights },
+//! #     policy: Policy { version: PolicyVersion(0), weights }, parent: None,
 //! # };
 //! let mut follower = store.create(run, work.clone()).await?;
 //! let unit = UnitRows { unit: 0, rows: RowSet::first(8) };

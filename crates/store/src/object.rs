@@ -107,6 +107,24 @@ impl Store {
         self.blocking(&object.key.clone(), move || verify(&object, bytes)).await
     }
 
+    /// Checks that an object is there with its length, without reading it.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] and [`StoreError::Corrupt`], or as the backend fails.
+    pub async fn check_length(&self, object: &ObjectRef) -> Result<()> {
+        match self.backend().length(&object.key).await? {
+            Some(length) if length == object.bytes => Ok(()),
+            Some(length) => {
+                let (expected, found) = (format!("{} bytes", object.bytes), format!("{length} bytes"));
+                Err(StoreError::Corrupt { key: object.key.clone(), expected, found })
+            }
+            None => {
+                let (url, key) = (self.url().into(), object.key.clone());
+                Err(StoreError::Missing { url, key, bytes: object.bytes, digest: object.digest })
+            }
+        }
+    }
+
     async fn map(&self, key: &str, file: PathBuf) -> Result<Option<Bytes>> {
         self.backend().path(key)?;
         let store = self.clone();

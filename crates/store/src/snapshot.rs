@@ -360,10 +360,14 @@ impl Snapshot {
             if !state.scores.contains_key(&step.score_set) {
                 return Err(format!("batch `{batch}` has no scores in `{}`", step.score_set));
             }
-            let staleness = PolicyVersion(step.step - 1).staleness_of(state.policy_version);
-            self.ended.consumed += u64::from(rows.len());
-            self.ended.staleness_sum += staleness * u64::from(rows.len());
-            self.ended.staleness_max = self.ended.staleness_max.max(staleness);
+            let sampled = state.policy_version;
+            self.count_trained(step.step, sampled, rows);
+        }
+        if self.run.parent.is_none() && !step.replayed.is_empty() {
+            return Err("it replays rows of a parent, and the run has none".into());
+        }
+        for replayed in &step.replayed {
+            self.count_trained(step.step, replayed.policy_version, &replayed.of.rows);
         }
         step.dropped.iter().try_for_each(|rows| self.drop_rows(rows))?;
         self.version = PolicyVersion(step.step);
@@ -387,6 +391,13 @@ impl Snapshot {
         // Not before: a batch whose last rows this step dropped is still needed to execute it again.
         self.forget_spent_batches();
         Ok(())
+    }
+
+    fn count_trained(&mut self, step: u64, sampled: PolicyVersion, rows: &RowSet) {
+        let (rows, staleness) = (u64::from(rows.len()), PolicyVersion(step - 1).staleness_of(sampled));
+        self.ended.consumed += rows;
+        self.ended.staleness_sum += staleness * rows;
+        self.ended.staleness_max = self.ended.staleness_max.max(staleness);
     }
 
     /// Takes `rows` out of what is pending; returns the batch.

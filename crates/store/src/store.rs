@@ -6,7 +6,7 @@ use crate::{
 };
 use futures::TryStreamExt;
 use object_store::ObjectStore;
-use record::{Commit, Event, Run, Work};
+use record::{Commit, Event, Parent, Run, Work};
 use std::sync::Arc;
 
 /// One run's objects and log. Cheap to clone; clones share everything.
@@ -210,9 +210,10 @@ fn difference(store: &Run, pipeline: &Run) -> Option<(String, String, String)> {
 }
 
 /// What makes a run this one: all of it but its id and where its objects lie.
-fn identity(run: &Run) -> [(&'static str, String); 11] {
+fn identity(run: &Run) -> [(&'static str, String); 12] {
     let files: Vec<String> = run.student_files.iter().map(|(name, file)| format!("{name} {}", file.digest)).collect();
     [
+        ("parent", run.parent.as_ref().map_or("none".into(), parent)),
         ("pipeline", format!("`{}`", run.pipeline)),
         ("seed", run.seed.to_string()),
         ("tokenizer", run.tokenizer.to_string()),
@@ -225,6 +226,13 @@ fn identity(run: &Run) -> [(&'static str, String); 11] {
         ("teachers", json(&run.teachers)),
         ("score sets", json(&run.score_sets)),
     ]
+}
+
+/// The address is not part of it: a store may be moved.
+fn parent(parent: &Parent) -> String {
+    let Parent { run_id, seq, order, condition, .. } = parent;
+    let chosen = condition.as_ref().map_or(String::new(), |condition| format!(", where {condition}"));
+    format!("run {run_id} up to commit {seq}, in {} order{chosen}", order.as_str())
 }
 
 fn json(value: &impl serde::Serialize) -> String {

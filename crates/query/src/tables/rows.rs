@@ -5,18 +5,30 @@ use crate::{
     log::{Log, step_of},
 };
 use arrow::{array::RecordBatch, error::ArrowError};
-use record::{BatchRows, Commit, Dropped, Event, RolloutCommit, rollout_id};
+use record::{BatchRows, Commit, Dropped, Event, Replayed, rollout_id};
 
 /// One rollout, as a row of a batch.
 struct Row<'a> {
-    of: &'a RolloutCommit,
+    batch: &'a str,
     row: u32,
+    unit: u64,
+    policy_version: u64,
+    /// The run that delivered it, if not this one.
+    origin: Option<&'a str>,
 }
 
 impl<'a> Row<'a> {
     fn each(log: &'a Log, of: &'a BatchRows) -> impl Iterator<Item = Row<'a>> {
         let delivered = log.delivered(&of.batch);
-        of.rows.iter().map(move |row| Row { of: delivered, row })
+        let (unit, policy_version) = (delivered.of.unit, delivered.policy_version.0);
+        of.rows.iter().map(move |row| Row { batch: &of.batch, row, unit, policy_version, origin: None })
+    }
+
+    /// What the log itself says of a parent's rows: it needs no parent for that.
+    fn each_replayed(log: &'a Log, of: &'a Replayed) -> impl Iterator<Item = Row<'a>> {
+        let (batch, unit, policy_version) = (of.of.batch.as_str(), of.unit, of.policy_version.0);
+        let origin = log.run().parent.as_ref().map(|parent| parent.run_id.as_str());
+        of.of.rows.iter().map(move |row| Row { batch, row, unit, policy_version, origin })
     }
 }
 
@@ -24,28 +36,36 @@ impl<'a> Row<'a> {
 fn identity<'a>(columns: Columns, rows: impl Iterator<Item = &'a Row<'a>> + Clone) -> Columns {
     let each = || rows.clone();
     columns
-        .text("rollout_id", "The rollout.", each().map(|r| rollout_id(&r.of.batch, r.row as usize)))
-        .text("batch", "The batch it is stored in.", each().map(|r| &r.of.batch))
+        .text("rollout_id", "The rollout.", each().map(|r| rollout_id(r.batch, r.row as usize)))
+        .text("batch", "The batch it is stored in.", each().map(|r| r.batch))
         .int("row", "Its row in the batch, from 0.", each().map(|r| r.row.into()))
-        .int("unit", "The slice of the prompt order it was sampled for.", each().map(|r| r.of.of.unit))
-        .int("policy_version", "The policy version that sampled it.", each().map(|r| r.of.policy_version.0))
+        .int("unit", "The slice of the prompt order it was sampled for.", each().map(|r| r.unit))
+        .int("policy_version", "The policy version that sampled it.", each().map(|r| r.policy_version))
 }
 
 pub(super) fn consumed(log: &Log, commits: &[Commit]) -> Result<RecordBatch, ArrowError> {
     let rows: Vec<(u64, Row)> = commits
         .iter()
         .filter_map(step_of)
-        .flat_map(|step| step.consumed.iter().map(|of| (step.step, of)))
-        .flat_map(|(step, of)| Row::each(log, of).map(move |row| (step, row)))
+        .flat_map(|step| {
+            let own = step.consumed.iter().flat_map(|of| Row::each(log, of));
+            let replayed = step.replayed.iter().flat_map(|of| Row::each_replayed(log, of));
+            own.chain(replayed).map(|row| (step.step, row))
+        })
         .collect();
     // The learner held version `step - 1` when it took the row up.
-    let staleness = rows.iter().map(|(step, row)| *step as i64 - 1 - row.of.policy_version.0 as i64);
+    let staleness = rows.iter().map(|(step, row)| *step as i64 - 1 - row.policy_version as i64);
     let columns = Columns::new().int("step", "The optimizer step that trained on it.", rows.iter().map(|(s, _)| *s));
     identity(columns, rows.iter().map(|(_, row)| row))
         .signed(
             "staleness",
             "Policy versions the learner was ahead of the rollout: step - 1 - policy_version.",
             staleness,
+        )
+        .maybe_text(
+            "origin",
+            "The run whose rollout it is, where a replay trained on its parent's; null for this run's own.",
+            rows.iter().map(|(_, row)| row.origin),
         )
         .into_batch("One row is one rollout that one step trained on, in the order of training.")
 }

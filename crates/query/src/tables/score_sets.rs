@@ -25,7 +25,7 @@ struct Sum {
 impl Sum {
     fn of(log: &Log, name: &str) -> Self {
         let mut sum = Self::default();
-        for (scores, rollouts) in log.scorings().filter(|(scores, _)| scores.score_set == name) {
+        for (scores, rollouts, _) in log.scorings().filter(|(scores, ..)| scores.score_set == name) {
             sum.batches += 1;
             sum.tokens += rollouts.tokens;
             sum.bytes += scores.object.bytes;

@@ -30,6 +30,7 @@ fn run() -> Event {
         student_tokenizer: object("tokenizer"),
         student_files: Default::default(),
         policy: Policy { version: PolicyVersion(0), weights: object("weights") },
+        parent: None,
     }))
 }
 
@@ -64,6 +65,7 @@ fn step(step: u64, consumed: Vec<BatchRows>, dropped: Vec<Dropped>) -> Event {
     Event::Step(Box::new(StepCommit {
         step,
         consumed,
+        replayed: Vec::new(),
         dropped,
         score_set: "s".into(),
         record: object("record"),

@@ -145,11 +145,14 @@ const KNOWN: [&str; 7] = ["batch", "score_set", "policy_version", "unit", "teach
 /// The table over the score set `set`.
 pub(crate) fn tokens(log: &Log, set: Option<&str>) -> ObjectTable {
     let trained = trained_rows(log);
-    let parts = log.scorings().filter(|(scores, _)| Some(scores.score_set.as_str()) == set).flat_map(|(scores, of)| {
+    let of_set = log.scorings().filter(|(scores, ..)| Some(scores.score_set.as_str()) == set);
+    let parts = of_set.flat_map(|(scores, of, borrowed)| {
         let trained = trained.get(of.batch.as_str()).map_or(&[][..], Vec::as_slice);
         let untrained = trained.iter().fold(RowSet::first(of.of.rows.len()), |rows, one| rows.minus(one.rows));
-        let untrained = (!untrained.is_empty()).then(|| part(scores, log, &untrained, None));
-        trained.iter().map(|one| part(scores, log, one.rows, Some(one))).chain(untrained).collect::<Vec<_>>()
+        // What no step of a replay trained on is none of its rows.
+        let untrained = (!untrained.is_empty() && !borrowed).then(|| part(scores, log, &untrained, None, false));
+        let trained = trained.iter().map(|one| part(scores, log, one.rows, Some(one), borrowed));
+        trained.chain(untrained).collect::<Vec<_>>()
     });
     let known = KNOWN.map(known_field).to_vec();
     let mut fields = vec![
@@ -216,7 +219,7 @@ fn trained_rows(log: &Log) -> HashMap<&str, Vec<Trained<'_>>> {
     let mut of_batch: HashMap<&str, Vec<Trained>> = HashMap::new();
     for step in log.commits().iter().filter_map(step_of) {
         let record = (!log.record_is_retired(step.step)).then_some(&step.record);
-        for consumed in &step.consumed {
+        for consumed in step.consumed.iter().chain(step.replayed.iter().map(|replayed| &replayed.of)) {
             let trained = Trained { step: step.step, record, rows: &consumed.rows };
             of_batch.entry(&consumed.batch).or_default().push(trained);
         }
@@ -224,7 +227,7 @@ fn trained_rows(log: &Log) -> HashMap<&str, Vec<Trained<'_>>> {
     of_batch
 }
 
-fn part(scores: &ScoreCommit, log: &Log, rows: &RowSet, trained: Option<&Trained>) -> Part {
+fn part(scores: &ScoreCommit, log: &Log, rows: &RowSet, trained: Option<&Trained>, borrowed: bool) -> Part {
     let of = log.delivered(&scores.batch);
     let step = trained.map(|one| one.step as i64);
     // The learner held version `step - 1` when it took the rows up.
@@ -244,7 +247,7 @@ fn part(scores: &ScoreCommit, log: &Log, rows: &RowSet, trained: Option<&Trained
         record: trained.and_then(|one| one.record.cloned()),
         rows: rows.iter().collect(),
     });
-    Part { known, rows: of.of.rows.len() as usize, batch: Some(of.batch.clone()), source }
+    Part { known, rows: of.of.rows.len() as usize, batch: Some(of.batch.clone()), borrowed, source }
 }
 
 #[cfg(test)]

@@ -85,7 +85,7 @@ impl TokenRows {
         };
         let mut halves = Vec::new();
         let wanted = |stored: &str| STORED.iter().any(|of| of.2 == stored && schema.column_with_name(of.0).is_some());
-        for half in opener.open(&source, wanted).await? {
+        for half in opener.open(&source, part.borrowed, wanted).await? {
             if half.num_rows() != part.rows {
                 return Err(unfit(part, format!("{} rows", part.rows), half.num_rows().to_string()));
             }

@@ -127,6 +127,7 @@ async fn identity(store: &Store, top_k_max: u32, draws: u32) -> Run {
         student_tokenizer: store.put_file("tokenizer.json", TOKENIZER).await.unwrap(),
         student_files: BTreeMap::new(),
         policy: Policy { version: PolicyVersion(0), weights: store.put_policy(PolicyVersion(0), "w0").await.unwrap() },
+        parent: None,
     }
 }
 
@@ -146,6 +147,7 @@ async fn step(store: &Store, number: u64, consumed: Vec<BatchRows>, versions: &[
     StepCommit {
         step: number,
         consumed,
+        replayed: Vec::new(),
         dropped: vec![],
         score_set: "b".into(),
         record: store.put_step_record(number, record).await.unwrap(),

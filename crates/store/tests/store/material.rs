@@ -40,6 +40,7 @@ pub async fn run(store: &Store) -> Run {
             store.put_file("chat_template.jinja", "{{ messages }}").await.unwrap(),
         )]),
         policy: Policy { version: PolicyVersion(0), weights },
+        parent: None,
     }
 }
 
@@ -190,6 +191,7 @@ pub async fn step(follower: &mut Follower, consumed: Vec<BatchRows>) {
     let event = Event::Step(Box::new(StepCommit {
         step,
         consumed,
+        replayed: Vec::new(),
         dropped: vec![],
         score_set: SET.into(),
         record,

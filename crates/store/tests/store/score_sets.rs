@@ -73,6 +73,7 @@ async fn a_score_set_is_begun_once_and_takes_scores_of_any_batch_for_ever() {
     let step = StepCommit {
         step: 1,
         consumed: vec![BatchRows { batch: "u0".into(), rows: RowSet::first(ROWS) }],
+        replayed: Vec::new(),
         dropped: vec![],
         score_set: SET.into(),
         record: first.clone(),

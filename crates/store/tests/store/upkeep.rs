@@ -35,6 +35,7 @@ async fn train_on(follower: &mut Follower, batch: &str) {
     let event = Event::Step(Box::new(StepCommit {
         step,
         consumed: vec![BatchRows { batch: batch.into(), rows: RowSet::first(ROWS) }],
+        replayed: Vec::new(),
         dropped: vec![],
         score_set: SET.into(),
         record,

@@ -1,0 +1,205 @@
+//! The run that is replayed: opened, and held against what the replay needs, before anything is written.
+
+use super::script::{Chosen, Cut, Recording, Script};
+use crate::{
+    config::Pipeline,
+    error::{CommandError, Result},
+    score_set,
+    teachers::listed,
+};
+use arrow::{array::AsArray, datatypes::Int64Type};
+use futures::{StreamExt, TryStreamExt};
+use record::{Codec, Commit, Event, ReplayOrder, Run, ScoreSet};
+use std::collections::BTreeMap;
+use store::{Store, StoreError, StoreOptions};
+
+/// Objects that are looked up at once.
+const AT_ONCE: usize = 16;
+/// Of those that are not whole, so many are named.
+const NAMED: usize = 3;
+
+/// A run whose rows are replayed, up to a commit.
+#[derive(Clone, Debug)]
+pub(super) struct ParentRun {
+    pub store: Store,
+    pub run: Run,
+    /// The last commit that counts.
+    pub seq: u64,
+    pub commits: Vec<Commit>,
+}
+
+/// Takes over what rollouts and scores were made with: a replay makes none.
+fn take_over(pipeline: &mut Pipeline, set: &ScoreSet) {
+    let (rollout, score) = (&mut pipeline.rollout, &mut pipeline.score);
+    (rollout.draws, rollout.draws_kept) = (set.draws, set.draws_kept);
+    if let Some(kept) = set.sampler_top_k {
+        (rollout.top_k_mass, rollout.top_k_max, rollout.top_k_floor) = (kept.mass, kept.max, kept.floor);
+    }
+    (score.top_k_mass, score.top_k_max, score.top_k_floor) = (set.top_k_mass, set.top_k_max, set.top_k_floor);
+    score.draws = set.teacher_draws;
+    // One that this program does not know is found out when it is read.
+    score.codec = Codec::of_name(&set.codec).unwrap_or(score.codec);
+}
+
+/// Which rows, in which order.
+pub(super) struct Asked<'a> {
+    pub order: ReplayOrder,
+    pub condition: Option<&'a str>,
+}
+
+impl ParentRun {
+    /// Reads the log of the run in `url`. What rollouts and scores hold is as the run has it, whatever the pipeline says.
+    ///
+    /// # Errors
+    /// No run, one of a newer program, one that is itself a replay; a score set that it does not have, or without what the estimator
+    /// reads.
+    pub async fn open(url: &str, at: Option<u64>, pipeline: &mut Pipeline) -> Result<Self> {
+        let options = StoreOptions { prefetch: pipeline.store.prefetch, ..StoreOptions::default() };
+        let opened = async {
+            let store = Store::open(url, options).await?;
+            let commits = store.history(at).await?;
+            Ok::<_, StoreError>((store, commits))
+        };
+        let (store, commits) = opened.await.map_err(|error| CommandError::from(error).at("--from"))?;
+        let (run, seq) = match (commits.first().map(|commit| &commit.event), commits.last()) {
+            (Some(Event::Run(run)), Some(last)) => ((**run).clone(), last.seq),
+            _ => return Err(CommandError::new(format!("--from: the log of `{url}` does not begin with a run"))),
+        };
+        let parent = Self { store, run, seq, commits };
+        parent.check(url, pipeline)?;
+        Ok(parent)
+    }
+
+    fn check(&self, url: &str, pipeline: &mut Pipeline) -> Result<()> {
+        if let Some(parent) = &self.run.parent {
+            let what = format!("--from: the run in `{url}` is itself a replay and holds no rows");
+            return Err(CommandError::new(what).hint(format!("replay its parent: --from {}", parent.url)));
+        }
+        let beside = self.commits.iter().filter_map(|commit| match &commit.event {
+            Event::ScoreSet(set) => Some((&set.score_set, &set.holds)),
+            _ => None,
+        });
+        let sets: BTreeMap<&String, &ScoreSet> = self.run.score_sets.iter().chain(beside).collect();
+        let (name, estimator) = (&pipeline.score.set, &pipeline.learn.estimator);
+        let Some(set) = sets.get(name) else {
+            let known = listed(sets.keys().map(|name| name.as_str()));
+            let what = format!("--from: `{url}` has no score set `{name}`");
+            return Err(CommandError::new(what).hint(format!("it has {known}: set score.set")));
+        };
+        score_set::check(url, name, set, estimator)?;
+        take_over(pipeline, set);
+        Ok(())
+    }
+
+    /// The rows of each step.
+    ///
+    /// # Errors
+    /// A condition that cannot be asked, or one that leaves less than a step; a run without steps in the recorded order.
+    pub async fn script(&self, pipeline: &Pipeline, asked: &Asked<'_>) -> Result<Script> {
+        let chosen = match asked.condition {
+            Some(condition) => Some(self.chosen(condition).await?),
+            None => None,
+        };
+        let recording = Recording::of(&self.commits, &pipeline.score.set);
+        if asked.order == ReplayOrder::Recorded && recording.steps.is_empty() {
+            let what = format!(
+                "`{}` has no steps up to commit {}, so rows have no recorded order",
+                self.store.url(),
+                self.seq
+            );
+            return Err(CommandError::new(what).hint("--order seeded takes every scored row"));
+        }
+        let recorded = self.settings();
+        let (was, is) = (recorded.and_then(|learn| learn.get("where")?.as_str()), pipeline.learn.selection.as_deref());
+        if was != is && is.is_some() {
+            let what = format!(
+                "learn.where is `{}`, in the parent it was {}",
+                is.unwrap_or_default(),
+                was.map_or("none".into(), |was| format!("`{was}`"))
+            );
+            return Err(CommandError::new(what).hint("a replay chooses rows with --where"));
+        }
+        let rows = pipeline.learn.rows_per_step;
+        let were = recorded.and_then(|learn| learn.get("rows_per_step")?.as_u64());
+        let as_recorded = chosen.is_none() && were.is_none_or(|were| were == u64::from(rows));
+        let cut = if as_recorded && asked.order == ReplayOrder::Recorded { Cut::Recorded } else { Cut::Rows(rows) };
+        let script = recording
+            .script(asked.order, pipeline.seed, cut, chosen.as_ref())
+            .map_err(|error| error.at(format!("`{}`", self.store.url())))?;
+        if script.steps.is_empty() {
+            let what = match (asked.condition, &chosen) {
+                (Some(condition), Some(chosen)) => {
+                    let left: usize = chosen.values().map(|rows| rows.len()).sum();
+                    format!("--where `{condition}` leaves {left} rows, a step takes {rows}")
+                }
+                _ => format!("`{}` has fewer rows than the {rows} of a step", self.store.url()),
+            };
+            return Err(CommandError::new(what).hint("choose more, or lower learn.rows_per_step"));
+        }
+        Ok(script)
+    }
+
+    /// `[learn]` as the parent's latest settings have it.
+    fn settings(&self) -> Option<&serde_json::Value> {
+        let settings = self.commits.iter().rev().find_map(|commit| match &commit.event {
+            Event::Config { settings } => Some(settings),
+            _ => None,
+        });
+        settings?.get("learn")
+    }
+
+    /// The scored rows for which `condition` holds.
+    async fn chosen(&self, condition: &str) -> Result<Chosen> {
+        let asked = |error: query::QueryError| CommandError::from(error).at(format!("--where `{condition}`"));
+        let session = query::open(&self.store, Some(self.seq)).await?;
+        let sql = format!("select batch, \"row\" from scored where ({condition})");
+        let mut answer = session.run(&sql).await.map_err(asked)?;
+        let mut chosen = Chosen::new();
+        while let Some(found) = answer.next().await.map_err(asked)? {
+            let (Some(batches), Some(rows)) =
+                (found.column(0).as_string_opt::<i32>(), found.column(1).as_primitive_opt::<Int64Type>())
+            else {
+                return Err(CommandError::new("internal error: `scored` has other columns").hint("please report this"));
+            };
+            for (batch, row) in batches.iter().flatten().zip(rows.values()) {
+                chosen.entry(batch.to_string()).or_default().insert(*row as u32);
+            }
+        }
+        if chosen.is_empty() {
+            let what = format!("--where `{condition}` selects no row of `{}`", self.store.url());
+            return Err(CommandError::new(what)
+                .hint("ask the store what there is: opd sql STORE \"select * from scored limit 3\""));
+        }
+        Ok(chosen)
+    }
+
+    /// Checks that every object that the script reads is there with its length. Digests are checked as they are read.
+    ///
+    /// # Errors
+    /// How many are not, the first few by key.
+    pub async fn check_objects(&self, script: &Script) -> Result<()> {
+        let objects: BTreeMap<_, _> = script.objects().map(|object| (&object.key, object)).collect();
+        let total = objects.len();
+        let looked = futures::stream::iter(objects.into_values())
+            .map(|object| async move {
+                match self.store.check_length(object).await {
+                    Err(error) if error.is_of_one_object() => Ok(Some(error.to_string())),
+                    other => other.map(|()| None),
+                }
+            })
+            .buffered(AT_ONCE);
+        let lost: Vec<String> = looked.try_filter_map(|found| std::future::ready(Ok(found))).try_collect().await?;
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let first: Vec<&str> = lost.iter().take(NAMED).filter_map(|text| text.lines().next()).collect();
+        let more = if lost.len() > NAMED { format!("\n  and {} more", lost.len() - NAMED) } else { String::new() };
+        let what = format!(
+            "`{}` lost {} of the {total} objects that the replay reads:\n  {}{more}",
+            self.store.url(),
+            lost.len(),
+            first.join("\n  ")
+        );
+        Err(CommandError::new(what).hint("bring them back from a copy, or leave their rows out with --where or --at"))
+    }
+}

@@ -97,11 +97,18 @@ impl Again<'_> {
             Event::Eval(of) => {
                 Event::Eval(EvalCommit { policy_version: self.version(of.policy_version), ..of.clone() })
             }
-            Event::Retire { policies, moments } => {
+            Event::Retire(Retirement { policies, moments, batches, steps }) => {
                 let shifted =
                     |versions: &[PolicyVersion]| versions.iter().map(|version| self.version(*version)).collect();
-                Event::Retire { policies: shifted(policies), moments: shifted(moments) }
+                Event::Retire(Retirement {
+                    policies: shifted(policies),
+                    moments: shifted(moments),
+                    batches: batches.iter().map(|batch| self.batch(batch)).collect(),
+                    steps: steps.iter().map(|step| self.version(PolicyVersion(*step)).0).collect(),
+                })
             }
+            // What is kept, and scores of other sets, change no trend.
+            Event::ScoreSet(_) | Event::Pin(_) | Event::Unpin { .. } => return Ok(None),
             Event::Finish { dropped } => Event::Drop { dropped: self.dropped(dropped) },
         }))
     }

@@ -148,6 +148,7 @@ impl Iterator for Events {
                 Event::Scores(ScoreCommit { batch, score_set, object, packing: None, parent: None, claims })
             }
             4 => Event::Step(Box::new(StepCommit {
+                replayed: Vec::new(),
                 step: version.0,
                 consumed: vec![BatchRows { batch, rows }],
                 dropped: vec![],

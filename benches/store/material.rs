@@ -149,7 +149,6 @@ pub async fn commit(follower: &mut Follower, unit: u64, scored: &ScoredBatch) ->
         teacher_id: "teacher".into(),
         codec: None,
         object: rollouts,
-        codec: None,
         tokens: scored.rollouts().tokens() as u64,
         claims: Claims::default(),
     });

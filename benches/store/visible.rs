@@ -165,6 +165,7 @@ impl Player {
         let record = store.put_step_record(step, encode_step(step, &[])?).await?;
         let weights = store.put_policy(PolicyVersion(step), vec![step as u8; WEIGHTS]).await?;
         let event = Event::Step(Box::new(StepCommit {
+            replayed: Vec::new(),
             step,
             consumed: vec![BatchRows { batch: scored.batch, rows: scored.rows }],
             dropped: vec![],

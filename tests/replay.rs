@@ -77,6 +77,11 @@ fn with_nothing_changed_every_step_gives_the_parents_weights() {
     succeeded(&eval.args(["--set", "score.codec=fast", "--set", "learn.max_staleness=1"]).output().unwrap());
     let evals = "select policy_version, accuracy, sampled_accuracy from evals order by 1";
     assert_eq!(ask(&child, evals), small.sql(evals));
+    for store in [&child, &small.path("store")] {
+        succeeded(&opd().arg("verify").arg(store).output().unwrap());
+    }
+    let pins = opd().arg("pin").arg(small.path("store")).output().unwrap();
+    assert!(text(&pins.stdout).contains("replay-"), "{}", text(&pins.stdout));
     let mut export = opd();
     succeeded(&export.arg("export-policy").arg(&child).arg("4").arg(small.path("exported")).output().unwrap());
 

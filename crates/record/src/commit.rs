@@ -481,10 +481,14 @@ pub struct StepCommit {
 }
 
 impl StepCommit {
-    /// How many rows it trained on.
+    /// The rows it trained on, in order: its own run's, then the parent's.
+    pub fn trained(&self) -> impl Iterator<Item = &BatchRows> {
+        self.consumed.iter().chain(self.replayed.iter().map(|replayed| &replayed.of))
+    }
+
+    /// How many they are.
     pub fn rows(&self) -> u64 {
-        let replayed = self.replayed.iter().map(|replayed| &replayed.of);
-        self.consumed.iter().chain(replayed).map(|of| u64::from(of.rows.len())).sum()
+        self.trained().map(|of| u64::from(of.rows.len())).sum()
     }
 }
 

@@ -219,7 +219,7 @@ fn trained_rows(log: &Log) -> HashMap<&str, Vec<Trained<'_>>> {
     let mut of_batch: HashMap<&str, Vec<Trained>> = HashMap::new();
     for step in log.commits().iter().filter_map(step_of) {
         let record = (!log.record_is_retired(step.step)).then_some(&step.record);
-        for consumed in step.consumed.iter().chain(step.replayed.iter().map(|replayed| &replayed.of)) {
+        for consumed in step.trained() {
             let trained = Trained { step: step.step, record, rows: &consumed.rows };
             of_batch.entry(&consumed.batch).or_default().push(trained);
         }

@@ -141,7 +141,7 @@ fn check_rollouts(of: &RolloutCommit, rollouts: &RolloutBatch) -> Result<()> {
 
 fn check_step(step: &StepCommit, object: &ObjectRef, record: &arrow::array::RecordBatch) -> Result<()> {
     let expected: Vec<String> =
-        step.consumed.iter().flat_map(|of| of.rows.iter().map(|row| rollout_id(&of.batch, row as usize))).collect();
+        step.trained().flat_map(|of| of.rows.iter().map(|row| rollout_id(&of.batch, row as usize))).collect();
     check_all(&object.key, [("rows", expected.len().to_string(), record.num_rows().to_string())])?;
     let ids = record.column_by_name("rollout_id").and_then(|column| column.as_string_opt::<i32>());
     let steps = record.column_by_name("step").and_then(|column| column.as_primitive_opt::<Int64Type>());

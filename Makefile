@@ -2,10 +2,12 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: build setup demo demo-smollm2 smollm2 test test-slow test-crash sim check format lints docs bench bench-scale bench-codec bench-stream bench-sql readers arith-weights clean
+.PHONY: build setup demo demo-smollm2 smollm2 test test-slow test-crash sim check format lints docs bench bench-async bench-scale bench-codec bench-stream bench-sql readers arith-weights clean
 
 CACHE ?= $(or $(OPD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/opd)
 PYTHON ?= python3
+# Into virtual environments without a pip of their own: Debian has what makes one with it in a package apart.
+PIP = $(PYTHON) -m pip
 
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 # Threads that spin while they wait would take the core from whoever else has work.
@@ -73,8 +75,8 @@ readers: $(READERS)/.installed
 $(READERS)/.installed:
 	@echo "fetching pyarrow, Polars, DuckDB and delta-rs (0.6 GB on disk, once)"
 	rm -rf $(READERS)
-	$(PYTHON) -m venv $(READERS)
-	$(READERS)/bin/python -m pip install -q --disable-pip-version-check $(READERS_WHEELS)
+	$(PYTHON) -m venv --without-pip $(READERS)
+	$(PIP) --python $(READERS)/bin/python install -q --disable-pip-version-check $(READERS_WHEELS)
 	touch $@
 
 # The same with more kills at random moments, more seeds, and five minutes of damaged columns for the codec's decoders.
@@ -87,8 +89,8 @@ test-slow: build smollm2 readers $(SAIL)/.installed
 $(SAIL)/.installed:
 	@echo "fetching Sail (0.6 GB on disk, once)"
 	rm -rf $(SAIL)
-	$(PYTHON) -m venv $(SAIL)
-	$(SAIL)/bin/python -m pip install -q --disable-pip-version-check $(SAIL_WHEELS)
+	$(PYTHON) -m venv --without-pip $(SAIL)
+	$(PIP) --python $(SAIL)/bin/python install -q --disable-pip-version-check $(SAIL_WHEELS)
 	touch $@
 
 # Jobs killed with -9, KILLS of them, on files or (BACKEND=s3) in a bucket. The last line says what became of the rows.
@@ -121,6 +123,10 @@ docs: setup
 bench: setup
 	storage/with-s3.sh cargo bench --profile dev
 
+# Synchronous against asynchronous, the same steps, with what `opd plan` foretold: half an hour on 2 cores, nothing else at work.
+bench-async: build smollm2
+	$(PYTHON) benches/asynchrony.py bin/opd runs/bench-async
+
 # What the store's log takes, how soon a commit is seen, and what a long or large store costs; on files and in a bucket.
 bench-scale: setup
 	cargo build --bin opd
@@ -138,9 +144,9 @@ PEERS := $(CACHE)/peers-$(shell echo $(PEERS_WHEELS) $(PEERS_ALONE) | sha256sum 
 $(PEERS)/.installed:
 	@echo "fetching torch, datasets, Mosaic StreamingDataset and LitData (6 GB on disk, once)"
 	rm -rf $(PEERS)
-	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip install -q --disable-pip-version-check $(PEERS_WHEELS)
-	$(PEERS)/bin/python -m pip install -q --disable-pip-version-check --no-deps $(PEERS_ALONE)
+	$(PYTHON) -m venv --without-pip $(PEERS)
+	$(PIP) --python $(PEERS)/bin/python install -q --disable-pip-version-check $(PEERS_WHEELS)
+	$(PIP) --python $(PEERS)/bin/python install -q --disable-pip-version-check --no-deps $(PEERS_ALONE)
 	touch $@
 
 # Scored rows streamed for training, against other formats of the same rows on one core; STORE adds a run's rows to those of a recipe.
@@ -168,8 +174,8 @@ arith-weights: build $(CACHE)/arith-venv/bin/python
 	cp runs/arith-student/model.safetensors pipelines/arith/student/
 
 $(CACHE)/arith-venv/bin/python:
-	$(PYTHON) -m venv $(CACHE)/arith-venv
-	$(CACHE)/arith-venv/bin/python -m pip install -q --disable-pip-version-check tokenizers==0.23.3
+	$(PYTHON) -m venv --without-pip $(CACHE)/arith-venv
+	$(PIP) --python $(CACHE)/arith-venv/bin/python install -q --disable-pip-version-check tokenizers==0.23.3
 
 clean:
 	rm -rf bin runs

@@ -41,9 +41,9 @@ pub struct Args {
     /// than their number: 1.7, say, as measured.
     #[arg(long, value_name = "N")]
     cores: Option<f64>,
-    /// Seconds until the next stage takes up what one has done, on average; half the store's poll_ms, or 0 with --stages.
-    #[arg(long, value_name = "SECONDS")]
-    handover: Option<f64>,
+    /// Seconds for which what a stage has done is on its way to the next, beside the wait for a look at the log.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
+    handover: f64,
     /// Print comma-separated values.
     #[arg(long)]
     csv: bool,
@@ -68,12 +68,11 @@ pub async fn run(args: Args) -> Result<()> {
         let cores = args.cores.unwrap_or_default();
         return Err(CommandError::new(format!("--cores is {cores}")).hint("it must be above 0"));
     }
-    if let Some(handover) = args.handover {
-        if !(handover.is_finite() && handover >= 0.0) {
-            return Err(CommandError::new(format!("--handover is {handover}")).hint("it must be 0 or more seconds"));
-        }
-        setup.poll_s = 2.0 * handover;
+    if !args.handover.is_finite() || args.handover < 0.0 {
+        let what = format!("--handover is {}", args.handover);
+        return Err(CommandError::new(what).hint("it must be 0 or more seconds"));
     }
+    setup.handover_s = args.handover;
     setup.cores = args.cores.unwrap_or(f64::INFINITY);
     setup.pace.max_staleness = args.max_staleness.unwrap_or(setup.pace.max_staleness).max(setup.pace.lag);
     setup.pace.steps = STEPS;
@@ -102,6 +101,7 @@ fn plain_setup() -> Setup {
         score_workers: 1,
         cores: f64::INFINITY,
         poll_s: 0.0,
+        handover_s: 0.0,
         publish_every: 1,
     }
 }
@@ -118,6 +118,7 @@ fn recorded_setup(now: &store::Snapshot) -> Result<Setup> {
         score_workers: pipeline.score.workers as usize,
         cores: f64::INFINITY,
         poll_s: pipeline.store.poll_ms as f64 / 1000.0,
+        handover_s: 0.0,
         publish_every: pipeline.learn.publish_every,
     })
 }

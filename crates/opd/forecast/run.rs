@@ -31,6 +31,8 @@ pub struct Setup {
     pub cores: f64,
     /// Seconds between two looks of a job that waits.
     pub poll_s: f64,
+    /// Seconds for which what is done is on its way before it can be seen.
+    pub handover_s: f64,
     /// Steps between two published versions.
     pub publish_every: u64,
 }
@@ -149,7 +151,7 @@ pub fn forecast(stages: &Stages, setup: Setup, seed: u64) -> Result<Forecast> {
             for worker in &mut workers {
                 if let State::Waits(at @ None) = &mut worker.state {
                     let between = ((run.clock - worker.since) / 10.0).clamp(setup.poll_s / 20.0, setup.poll_s);
-                    *at = Some(run.clock + run.share() * between);
+                    *at = Some(run.clock + setup.handover_s + run.share() * between);
                 }
             }
         }
@@ -291,7 +293,16 @@ mod tests {
     fn setup(max_staleness: u64, workers: usize, cores: f64) -> Setup {
         let pace =
             Pace { rows_per_step: 4, steps: 200, min_staleness: 0, max_staleness, when_stale: WhenStale::Drop, lag: 0 };
-        Setup { pace, unit_rows: 4, rollout_workers: workers, score_workers: 1, cores, poll_s: 0.0, publish_every: 1 }
+        Setup {
+            pace,
+            unit_rows: 4,
+            rollout_workers: workers,
+            score_workers: 1,
+            cores,
+            poll_s: 0.0,
+            handover_s: 0.0,
+            publish_every: 1,
+        }
     }
 
     fn stages(rollout: f64, score: f64, learn: f64) -> Stages {
@@ -343,7 +354,7 @@ mod tests {
             let others = (1.0 - idle - slowest) / 2.0;
             assert!(others > 0.0 && others <= slowest, "{name}");
             let times = stages(slowest, others, others);
-            let of = |max_staleness| Setup { poll_s: 2.0 * idle / 3.0, ..setup(max_staleness, 1, 8.0) };
+            let of = |max_staleness| Setup { handover_s: idle / 3.0, ..setup(max_staleness, 1, 8.0) };
             let (turns, overlapped) = (forecast(&times, of(0), 1).unwrap(), forecast(&times, of(8), 1).unwrap());
             let found = overlapped.steps_per_s / turns.steps_per_s;
             assert!((found / ratio - 1.0).abs() < 0.05, "{name}: {found} instead of {ratio}");

@@ -43,7 +43,7 @@ const CALM: Weather = Weather { faults: 0, kills: 0, learners: 1, fault: Learner
 const GRACE: Duration = Duration::from_secs(240);
 
 /// Generous: a run that needs more turns than this is stuck.
-const TURNS: u64 = 400_000;
+const TURNS: u64 = 1_000_000;
 
 /// How a run went.
 struct Outcome {
@@ -166,6 +166,13 @@ fn any_weather(seed: u64) -> Weather {
 fn short(seed: u64) -> Shape {
     let mut shape = any_shape(seed);
     shape.pace.steps = 4;
+    rejecting_less(shape)
+}
+
+/// Where most rows are rejected the log is long, and one that is read whole for want of a snapshot is not read between two
+/// faults: a job would be started again and again.
+fn rejecting_less(mut shape: Shape) -> Shape {
+    shape.rejects_percent = shape.rejects_percent.min(50);
     shape
 }
 
@@ -219,7 +226,7 @@ fn a_learner_that_goes_on_after_another_took_over_is_found() {
 fn giving_up_and_deleting_while_a_run_goes_on_loses_nothing() {
     let (seeds, mut deleted) = (super::seeds(4), 0);
     for seed in seeds.clone() {
-        let mut shape = any_shape(seed);
+        let mut shape = rejecting_less(any_shape(seed));
         shape.pace.steps = 8;
         let weather = Weather { faults: 20, kills: 40, learners: 2, collected: true, ..CALM };
         deleted += check(shape, weather, seed).deleted;

@@ -31,7 +31,7 @@ mod tests {
             RecordBatch::try_from_iter([("accuracy", column)]).unwrap()
         };
         let answer = ask("results", rows(), "select avg(accuracy) as mean, stddev(accuracy) as sd from results").await;
-        assert_eq!(render(answer.unwrap(), Format::Csv).await.unwrap(), "mean,sd\n2.0,1.4142135623730951\n");
+        assert_eq!(render(answer.unwrap(), Format::Csv).await.unwrap(), "mean,sd\n2,1.4142135623730951\n");
         for (sql, says) in [
             ("select acuracy from results", "acuracy"),
             ("select * from others", "others"),

@@ -64,7 +64,11 @@ impl Cache {
             cache.lock_file()?;
             let part = cache.part();
             File::create_new(&part)?;
-            fs::remove_file(&part)
+            match fs::remove_file(&part) {
+                // Whoever shares the folder and needs the room may have been quicker.
+                Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            }
         };
         try_it().map_err(|error| fault(error.to_string()))?;
         Ok(cache)

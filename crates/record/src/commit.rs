@@ -1,6 +1,6 @@
 //! What the log says: one commit, one JSON object, one thing that happened.
 
-use crate::{Codec, Digest, DrawsKept, Packing, PolicyVersion, RecordError, RowSet};
+use crate::{Codec, Digest, DrawsKept, Packing, Parent, Pin, PolicyVersion, RecordError, Replayed, Retirement, RowSet};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -191,44 +191,6 @@ pub struct Run {
     pub parent: Option<Parent>,
 }
 
-/// The run that a replay takes its rows from: which of them, in which order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Parent {
-    /// The address of its store, as it was given.
-    pub url: String,
-    /// Its id.
-    pub run_id: String,
-    /// Its last commit that counts.
-    pub seq: u64,
-    /// The order of the rows.
-    pub order: ReplayOrder,
-    /// The condition that rows meet, in SQL; `None` where all do.
-    #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
-    pub condition: Option<String>,
-}
-
-/// The order in which a replay takes rows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ReplayOrder {
-    /// As the parent's steps consumed them.
-    #[default]
-    Recorded,
-    /// A permutation of every scored row by the run's seed.
-    Seeded,
-}
-
-impl ReplayOrder {
-    /// The word in JSON and on the command line.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            ReplayOrder::Recorded => "recorded",
-            ReplayOrder::Seeded => "seeded",
-        }
-    }
-}
-
 /// A prompt set, as it is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -399,18 +361,6 @@ pub struct BatchRows {
     pub rows: RowSet,
 }
 
-/// Rows of a batch that the parent's log delivered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Replayed {
-    /// Which.
-    #[serde(flatten)]
-    pub of: BatchRows,
-    /// The unit of the parent's that the batch holds rows of.
-    pub unit: u64,
-    /// The parent's version that sampled them.
-    pub policy_version: PolicyVersion,
-}
-
 /// Rows that ended without being trained on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dropped {
@@ -489,57 +439,6 @@ impl StepCommit {
     /// How many they are.
     pub fn rows(&self) -> u64 {
         self.trained().map(|of| u64::from(of.rows.len())).sum()
-    }
-}
-
-/// What is given up. The log still says that it was there, and what became of its rows.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Retirement {
-    /// Policy versions whose weights are given up.
-    #[serde(default)]
-    pub policies: Vec<PolicyVersion>,
-    /// Policy versions whose moments are given up.
-    #[serde(default)]
-    pub moments: Vec<PolicyVersion>,
-    /// Batches whose rollouts and scores, in every score set, are given up; all their rows have ended.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub batches: Vec<BatchId>,
-    /// Steps whose records are given up.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub steps: Vec<u64>,
-}
-
-impl Retirement {
-    /// Whether nothing is given up.
-    pub fn is_empty(&self) -> bool {
-        self.policies.is_empty() && self.moments.is_empty() && self.batches.is_empty() && self.steps.is_empty()
-    }
-}
-
-/// What commits up to `upto` name of the policy versions from `first` to `last`, as far as it is kept when the pin is made:
-/// rollouts that these sampled and their scores, records of the steps that made them, their weights and moments.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Pin {
-    /// By which it is taken away again.
-    pub name: String,
-    /// The last commit that is covered.
-    pub upto: u64,
-    /// The first policy version that is covered.
-    pub first: PolicyVersion,
-    /// The last.
-    pub last: PolicyVersion,
-}
-
-impl Pin {
-    /// Whether it covers something of `version` that commit `seq` names.
-    pub fn covers(&self, seq: u64, version: PolicyVersion) -> bool {
-        seq <= self.upto && self.covers_version(version)
-    }
-
-    /// Whether it covers weights and moments of `version`, those that were made up to its commit.
-    pub fn covers_version(&self, version: PolicyVersion) -> bool {
-        (self.first..=self.last).contains(&version)
     }
 }
 

@@ -20,9 +20,11 @@ mod column;
 mod commit;
 mod error;
 mod ids;
+mod kept;
 mod named;
 mod packed;
 mod ragged;
+mod replay;
 mod rollouts;
 mod row;
 mod row_set;
@@ -33,15 +35,17 @@ mod steps;
 pub use budget::Budget;
 pub use column::Lists;
 pub use commit::{
-    BatchId, BatchRows, Claims, Commit, DropReason, Dropped, EvalCommit, Event, FORMAT, Job, ObjectRef, Parent, Pin,
-    Policy, PromptSet, Ratio, ReplayOrder, Replayed, Retirement, RolloutCommit, Run, SamplerTopK, ScoreCommit,
-    ScoreSet, ScoreSetCommit, StepCommit, UnitRows, Units, Work,
+    BatchId, BatchRows, Claims, Commit, DropReason, Dropped, EvalCommit, Event, FORMAT, Job, ObjectRef, Policy,
+    PromptSet, Ratio, RolloutCommit, Run, SamplerTopK, ScoreCommit, ScoreSet, ScoreSetCommit, StepCommit, UnitRows,
+    Units, Work,
 };
 pub use error::RecordError;
 pub use ids::{Digest, PolicyVersion};
+pub use kept::{Pin, Retirement};
 pub use named::What;
 pub use packed::{Codec, Packing, pack, unpack, unpack_within};
 pub use ragged::Ragged;
+pub use replay::{Parent, ReplayOrder, Replayed};
 pub use rollouts::{NewRollout, Rollout, RolloutBatch, RolloutBatchInfo, rollout_id};
 pub use row::{Draws, DrawsKept, Finish, Sample, Score};
 pub use row_set::RowSet;

@@ -1,10 +1,11 @@
 //! The fold: what is live after a prefix of the log. Pure, so that every job plans from the same facts and a simulation
 //! can drive it.
 
+mod kept;
+
 use record::{
     BatchId, BatchRows, Claims, Codec, Commit, Digest, DropReason, Dropped, EvalCommit, Event, Job, ObjectRef, Pin,
-    Policy, PolicyVersion, Retirement, RolloutCommit, RowSet, Run, ScoreCommit, ScoreSet, ScoreSetCommit, StepCommit,
-    UnitRows,
+    Policy, PolicyVersion, RolloutCommit, RowSet, Run, ScoreCommit, ScoreSet, ScoreSetCommit, StepCommit, UnitRows,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -435,59 +436,6 @@ impl Snapshot {
             if newest.policy_version <= eval.policy_version {
                 *newest = eval.clone();
             }
-        }
-    }
-
-    fn retire(&mut self, retired: &Retirement) -> Result<(), String> {
-        let Retirement { policies, moments, batches, steps } = retired;
-        for version in policies {
-            if self.newest_policy().version == *version || self.checkpoint == *version {
-                return Err(format!("policy {version} is still needed"));
-            }
-            self.check_unpinned("policy", *version)?;
-            self.policies.remove(version);
-            self.evaluated.values_mut().for_each(|versions| {
-                versions.remove(version);
-            });
-        }
-        for version in moments {
-            if self.checkpoint == *version {
-                return Err(format!("the moments of {version} are still needed"));
-            }
-            self.check_unpinned("the moments of", *version)?;
-            self.moments.remove(version);
-        }
-        if let Some(id) = batches.iter().find(|id| self.batches.contains_key(*id)) {
-            return Err(format!("batch `{id}` is still needed"));
-        }
-        if let Some(step) = steps.iter().find(|step| **step > self.version.0) {
-            return Err(format!("there is no step {step} yet"));
-        }
-        Ok(())
-    }
-
-    /// The pin that covers weights and moments of `version`, if there is one.
-    pub fn pin_of(&self, version: PolicyVersion) -> Option<&Pin> {
-        self.pins.values().find(|pin| pin.covers_version(version))
-    }
-
-    fn check_unpinned(&self, what: &str, version: PolicyVersion) -> Result<(), String> {
-        match self.pin_of(version) {
-            Some(pin) => Err(format!("{what} {version} is kept by the pin `{}`", pin.name)),
-            None => Ok(()),
-        }
-    }
-
-    fn pin(&mut self, pin: &Pin) -> Result<(), String> {
-        if pin.upto > self.seq {
-            return Err(format!("it covers commits up to {}, the log ends at {}", pin.upto, self.seq));
-        }
-        if pin.first > pin.last || pin.last > self.version {
-            return Err(format!("it covers {} to {}, the learner is at {}", pin.first, pin.last, self.version));
-        }
-        match self.pins.insert(pin.name.clone(), pin.clone()) {
-            Some(other) if other != *pin => Err(format!("there is another pin `{}`", pin.name)),
-            _ => Ok(()),
         }
     }
 

@@ -31,7 +31,7 @@ async fn each_store_is_a_schema() {
     let sql = "select (select count(*) from a.steps) as a, (select count(*) from b_2.steps) as b, \
         (select count(*) from a.throughput) as c, detokenize([10]) as d";
     assert_eq!(ask(&session, sql).await.unwrap(), "a,b,c,d\n2,0,4, one\n");
-    assert_eq!(session.tables().filter(|(name, _)| name.starts_with("b_2.")).count(), 18);
+    assert_eq!(session.tables().filter(|(name, _)| name.starts_with("b_2.")).count(), 19);
     assert!(session.functions().starts_with(&["reverse_kl".to_string(), "teacher_mass".into()]));
     for (sql, says) in [
         ("select * from steps", "say in which store: a.steps, b_2.steps"),

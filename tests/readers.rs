@@ -1,6 +1,6 @@
 //! A store read without us: its batches by pyarrow and Polars, its export by DuckDB, delta-rs and Polars.
 
-use crate::support::{Small, in_bucket, opd, succeeded, text};
+use crate::support::{Small, in_bucket, opd, refused, succeeded, text};
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -26,15 +26,6 @@ fn export(small: &Small, to: &str, options: &[&str]) -> Output {
 fn said(output: &Output) -> String {
     succeeded(output);
     text(&output.stdout)
-}
-
-fn refused(output: &Output, says: &[&str]) {
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    for words in says {
-        assert!(said.contains(words), "should say {words:?}:\n{said}");
-    }
-    assert!(!said.contains("panicked"), "{said}");
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {

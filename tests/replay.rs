@@ -1,6 +1,6 @@
 //! Recorded rows, trained on again: bit for bit where nothing is changed, and said why not where something is.
 
-use crate::support::{Small, opd, succeeded, text};
+use crate::support::{Small, opd, refused, succeeded, text};
 use std::{path::Path, process::Output};
 
 const DIGESTS: &str = "select step, weights_digest from steps order by step";
@@ -30,15 +30,6 @@ fn ask(store: &Path, query: &str) -> Vec<String> {
     let output = opd().arg("sql").arg(store).args([query, "--format", "csv"]).output().unwrap();
     succeeded(&output);
     text(&output.stdout).lines().skip(1).map(str::to_string).collect()
-}
-
-fn refused(output: &Output, says: &[&str]) {
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    for words in says {
-        assert!(said.contains(words), "should say {words:?}:\n{said}");
-    }
-    assert!(!said.contains("panicked"), "{said}");
 }
 
 #[test]

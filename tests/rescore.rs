@@ -1,7 +1,7 @@
 //! Recorded rollouts scored again: another teacher, beside the run's own scores.
 
-use crate::support::{Small, opd, succeeded, text};
-use std::process::{Child, Command, Output, Stdio};
+use crate::support::{Small, opd, refused, succeeded, text};
+use std::process::{Child, Command, Stdio};
 
 const SCORES: &str = "select batch, \"row\", teacher_logprobs, teacher_top_ids from scores where score_set = ";
 
@@ -22,15 +22,6 @@ fn score(small: &Small, name: &str, model: &str, of: &str, args: &[&str]) -> Com
 
 fn start(mut program: Command) -> Child {
     program.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-}
-
-fn refused(output: &Output, says: &[&str]) {
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    for words in says {
-        assert!(said.contains(words), "should say {words:?}:\n{said}");
-    }
-    assert!(!said.contains("panicked"), "{said}");
 }
 
 #[test]

@@ -167,6 +167,16 @@ pub fn succeeded(output: &Output) {
     assert!(output.status.success(), "{}\n{}\n{}", output.status, text(&output.stdout), text(&output.stderr));
 }
 
+/// Asserts an error of the user's, status 2, and that it says each of `says`.
+pub fn refused(output: &Output, says: &[&str]) {
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    for words in says {
+        assert!(said.contains(words), "should say {words:?}:\n{said}");
+    }
+    assert!(!said.contains("panicked"), "{said}");
+}
+
 const PIPELINE: &str = r#"
 name = "small"
 seed = 3

@@ -279,7 +279,7 @@ fn a_batch_that_is_not_of_its_schema_is_refused() {
 fn a_step_record_has_a_value_for_each_position_it_names() {
     let consumed = ConsumedRollout {
         rollout_id: "r".into(),
-        staleness: 2,
+        staleness: Some(2),
         learner_logprobs: vec![-1.0, -2.0],
         reverse_kl: Some(vec![0.5, f32::NAN]),
         forward_kl: None,

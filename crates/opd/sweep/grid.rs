@@ -59,6 +59,9 @@ pub struct Plot {
     pub y: String,
     /// The key of `grid` that is drawn along; its first one, or the arms if there is none.
     pub x: Option<String>,
+    /// Whether `y` is drawn by its logarithm; means over seeds are geometric then.
+    #[serde(default)]
+    pub log: bool,
 }
 
 fn accuracy() -> String {
@@ -67,7 +70,7 @@ fn accuracy() -> String {
 
 impl Default for Plot {
     fn default() -> Self {
-        Self { y: accuracy(), x: None }
+        Self { y: accuracy(), x: None, log: false }
     }
 }
 

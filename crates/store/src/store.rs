@@ -145,14 +145,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoRun`] if there is none; [`StoreError::NewerFormat`] if a newer program wrote it.
     pub async fn follow(&self) -> Result<Follower> {
-        let snapshot = match history::newest_snapshot(self, None).await? {
-            Some(snapshot) => snapshot,
-            None => self.first().await?,
-        };
-        let mut follower = Follower::new(self.clone(), snapshot);
-        follower.refresh().await?;
-        follower.take_new();
-        Ok(follower)
+        Ok(Follower::new(self.clone(), self.snapshot(None).await?))
     }
 
     /// Live state after commit `at`, or after the last.
@@ -164,8 +157,9 @@ impl Store {
             Some(snapshot) => snapshot,
             None => self.first().await?,
         };
-        for entry in self.entries(snapshot.seq + 1, at).await? {
-            snapshot.apply(&entry.commit)?;
+        let mut reading = self.reading(snapshot.seq + 1, at);
+        while let Some(entries) = reading.next().await? {
+            entries.iter().try_for_each(|entry| snapshot.apply(&entry.commit))?;
         }
         match at {
             Some(at) if snapshot.seq < at => Err(self.ends_before(at, snapshot.seq)),

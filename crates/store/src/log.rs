@@ -30,14 +30,16 @@ pub(crate) struct Entry {
 impl Store {
     /// A commit with a fresh id.
     pub(crate) fn new_commit(&self, seq: u64, work: Work, event: Event) -> Commit {
-        Commit { format: FORMAT, seq, id: unique_id(), at: now_ms(), work, event }
+        Commit { format: event.format(), seq, id: unique_id(), at: now_ms(), work, event }
     }
 
     /// Entry `seq`; `None` if the log ends before it.
     pub(crate) async fn entry(&self, seq: u64) -> Result<Option<Entry>> {
         let key = keys::commit(seq);
         let Some(json) = self.backend().read(&key).await? else { return Ok(None) };
-        Ok(Some(Entry { commit: parse(&key, seq, &json)?, json }))
+        let commit = parse(&key, seq, &json)?;
+        self.places().learn(&commit);
+        Ok(Some(Entry { commit, json }))
     }
 
     /// The entries from `from` up to `to`, or to the end of the log. Gallops: 1 entry is asked for, then 2, 4 ... at once,

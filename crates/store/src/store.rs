@@ -1,8 +1,12 @@
 //! The store: one address, one run.
 
 use crate::{
-    Follower, Kind, Landed, Result, Snapshot, StoreError, StoreOptions, backend::Backend, cache::Cache, history,
-    simulated, waiting::Waiting,
+    Follower, Kind, Landed, Result, Snapshot, StoreError, StoreOptions,
+    archive::{Footers, Places},
+    backend::Backend,
+    cache::Cache,
+    history, simulated,
+    waiting::Waiting,
 };
 use futures::TryStreamExt;
 use object_store::ObjectStore;
@@ -21,6 +25,8 @@ struct Inner {
     options: StoreOptions,
     cache: Option<Arc<Cache>>,
     waiting: Waiting,
+    places: Places,
+    footers: Footers,
 }
 
 impl Store {
@@ -61,7 +67,8 @@ impl Store {
 
     fn over(backend: Backend, options: StoreOptions, cache: Option<Cache>) -> Self {
         let (cache, waiting) = (cache.map(Arc::new), Waiting::default());
-        Self { inner: Arc::new(Inner { backend, options, cache, waiting }) }
+        let (places, footers) = (Places::default(), Footers::default());
+        Self { inner: Arc::new(Inner { backend, options, cache, waiting, places, footers }) }
     }
 
     /// The address it was opened with.
@@ -76,6 +83,14 @@ impl Store {
 
     pub(crate) fn waiting(&self) -> &Waiting {
         &self.inner.waiting
+    }
+
+    pub(crate) fn places(&self) -> &Places {
+        &self.inner.places
+    }
+
+    pub(crate) fn footers(&self) -> &Footers {
+        &self.inner.footers
     }
 
     pub(crate) fn backend(&self) -> &Backend {

@@ -26,13 +26,20 @@ struct Making {
 
 impl Store {
     /// Puts an archive of `objects`, which are of one kind (`schema` is theirs) and lie where they were put, each as a row group of its
-    /// own. Objects without rows are left out.
+    /// own. Objects without rows are left out. `tell` hears how many are done.
     ///
     /// # Errors
     /// As [`Store::put`]; [`StoreError::Refused`] if the archive does not read back as what it was made from.
-    pub async fn put_archive(&self, key: Key, objects: &[ObjectRef], schema: &SchemaRef) -> Result<Archived> {
+    pub async fn put_archive(
+        &self,
+        key: Key,
+        objects: &[ObjectRef],
+        schema: &SchemaRef,
+        tell: impl Fn(usize),
+    ) -> Result<Archived> {
         let (mut making, mut done, mut left): (Option<Making>, usize, Vec<StoreError>) = (None, 0, Vec::new());
         for object in objects {
+            tell(done);
             let batch = match self.get_own(object, schema).await {
                 Ok(batch) => batch,
                 Err(error) if error.is_of_one_object() => {

@@ -7,6 +7,8 @@ mod encodings;
 mod file;
 mod make;
 mod places;
+#[cfg(test)]
+mod tests;
 
 pub use make::Archived;
 pub(crate) use file::Layout;

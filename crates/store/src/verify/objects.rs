@@ -17,7 +17,7 @@ pub(super) async fn verify(store: &Store, depth: Depth, commits: &[Commit], repo
     let log = Log::of(commits);
     let kept: Vec<Named> = named(commits).into_iter().filter(|named| named.given_up.is_none()).collect();
     report.verified.objects = kept.len() as u64;
-    report.verified.bytes = kept.iter().map(|named| named.object.bytes).sum();
+    report.verified.bytes = kept.iter().map(|named| named.takes).sum();
     let (mut done, all) = (0, kept.len() as u64);
     let mut checks = futures::stream::iter(kept)
         .map(|named| async {
@@ -91,7 +91,9 @@ impl<'a> Log<'a> {
                 let Some(of) = self.delivered.get(batch) else { return store.get_scores(object).await.map(drop) };
                 match store.get_scored(&of.object, object).await {
                     // What is wrong with the rollouts alone is told of them, or they were given up; the scores are read by themselves.
-                    Err(error) if key_of(&error) == Some(&of.object.key) => store.get_scores(object).await.map(drop),
+                    Err(error) if key_of(&error).is_some_and(|key| *key != object.key) => {
+                        store.get_scores(object).await.map(drop)
+                    }
                     read => read.map(drop),
                 }
             }

@@ -110,9 +110,10 @@ def bench(opd, name, steps, out, cores):
     asynchronous = int(re.search(r"(?m)^max_staleness = (\d+)", pipeline.read_text()).group(1))
     modes = [("turns-all", cores, 0), ("turns-own", 1, 0), ("async", 1, asynchronous)]
 
-    def settings_of(steps, threads, staleness):
+    def settings_of(first_steps, threads, staleness):
         jobs = {f"{job}.threads": threads for job in ("rollout", "score", "learn")}
-        return {"learn.steps": steps, "learn.optimizer.schedule.total_steps": steps, "learn.max_staleness": staleness} | jobs
+        schedule = {"learn.steps": first_steps, "learn.optimizer.schedule.total_steps": steps}
+        return schedule | {"learn.max_staleness": staleness} | jobs
 
     found = []
     for mode, threads, staleness in modes:

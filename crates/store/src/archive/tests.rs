@@ -112,7 +112,7 @@ fn read(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(30))]
 
     #[test]
     fn every_column_reads_back_as_it_was(seed: u64, count in 1..4_usize) {

@@ -1,5 +1,6 @@
 //! Whole programs, started as a user would start them.
 //!
+//! - [`archive`]: old batches in Parquet files, with every answer as before;
 //! - [`arith`]: the pipeline in the repository keeps its promises;
 //! - [`bad_input`]: what is wrong is said before any work, and nothing is written;
 //! - [`codec`]: packed scores and rollouts, read as plain ones;
@@ -28,6 +29,7 @@
 //! - [`teachers`]: several teachers, each for its own prompts;
 //! - [`upkeep`]: verify, du, retain, gc and pins.
 
+mod archive;
 mod arith;
 mod bad_input;
 mod codec;

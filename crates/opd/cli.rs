@@ -110,7 +110,9 @@ enum Command {
     Du(keep::Du),
     /// Give up old rollouts, scores, step records, weights and moments.
     Retain(keep::Retain),
-    /// Delete what no commit names and what was given up.
+    /// Move what has ended into Parquet files, in which it takes less room and answers as before.
+    Archive(keep::Archive),
+    /// Delete what no commit names, what was given up and what was moved into archives.
     Gc(keep::Gc),
     /// Keep what is there now whatever retention says; or list what is kept so.
     Pin(keep::PinArgs),
@@ -173,6 +175,7 @@ pub fn run(cli: Cli) -> Result<()> {
             Command::Verify(args) => args.run().await,
             Command::Du(args) => args.run().await,
             Command::Retain(args) => args.run().await,
+            Command::Archive(args) => args.run(&Stop::listen()).await,
             Command::Gc(args) => args.run().await,
             Command::Pin(args) => args.run().await,
             Command::Unpin(args) => args.run().await,

@@ -71,6 +71,9 @@ pub struct Snapshot {
     /// What is kept whatever retention says, by name.
     #[serde(default)]
     pub pins: BTreeMap<String, Pin>,
+    /// The commits that moved objects into archives: where rows lie is looked up there, if their own object is gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub archives: Vec<u64>,
     /// Names of the history segments that hold the commits before this snapshot.
     #[serde(default)]
     pub history: Vec<ObjectRef>,
@@ -200,6 +203,7 @@ impl Snapshot {
             last_metrics: BTreeMap::new(),
             finished: false,
             pins: BTreeMap::new(),
+            archives: Vec::new(),
             history: Vec::new(),
         };
         snapshot.credit(commit);
@@ -217,7 +221,7 @@ impl Snapshot {
         }
         let may_follow_the_end = match &commit.event {
             Event::Eval(_) | Event::Retire(_) | Event::Config { .. } | Event::ScoreSet(_) => true,
-            Event::Pin(_) | Event::Unpin { .. } => true,
+            Event::Pin(_) | Event::Unpin { .. } | Event::Archive(_) => true,
             Event::Scores(scores) => self.score_sets.contains_key(&scores.score_set),
             _ => false,
         };
@@ -257,6 +261,7 @@ impl Snapshot {
             Event::Unpin { name } => {
                 self.pins.remove(name).ok_or_else(|| format!("there is no pin `{name}`"))?;
             }
+            Event::Archive(archive) => self.archive(archive, commit.seq)?,
             Event::Finish { dropped } => {
                 dropped.iter().try_for_each(|rows| self.drop_rows(rows))?;
                 self.forget_spent_batches();

@@ -1,8 +1,13 @@
 //! The store: one address, one run.
 
 use crate::{
-    Follower, Kind, Landed, Result, Snapshot, StoreError, StoreOptions, backend::Backend, cache::Cache, held::Held,
-    history, simulated, waiting::Waiting,
+    Follower, Kind, Landed, Result, Snapshot, StoreError, StoreOptions,
+    archive::{Footers, Places},
+    backend::Backend,
+    cache::Cache,
+    held::Held,
+    history, simulated,
+    waiting::Waiting,
 };
 use futures::TryStreamExt;
 use object_store::ObjectStore;
@@ -24,6 +29,8 @@ struct Inner {
     cache: Option<Arc<Cache>>,
     held: Held,
     waiting: Waiting,
+    places: Places,
+    footers: Footers,
 }
 
 impl Store {
@@ -64,7 +71,9 @@ impl Store {
 
     fn over(backend: Backend, options: StoreOptions, cache: Option<Cache>) -> Self {
         let (cache, waiting) = (cache.map(Arc::new), Waiting::default());
-        Self { inner: Arc::new(Inner { backend, options, cache, held: Held::default(), waiting }), leaves: false }
+        let (places, footers) = (Places::default(), Footers::default());
+        let inner = Inner { backend, options, cache, held: Held::default(), waiting, places, footers };
+        Self { inner: Arc::new(inner), leaves: false }
     }
 
     /// The address it was opened with.
@@ -94,6 +103,14 @@ impl Store {
 
     pub(crate) fn waiting(&self) -> &Waiting {
         &self.inner.waiting
+    }
+
+    pub(crate) fn places(&self) -> &Places {
+        &self.inner.places
+    }
+
+    pub(crate) fn footers(&self) -> &Footers {
+        &self.inner.footers
     }
 
     pub(crate) fn backend(&self) -> &Backend {

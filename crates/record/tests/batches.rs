@@ -308,7 +308,7 @@ fn a_row_that_several_versions_sampled_is_of_the_oldest() {
 fn a_step_record_has_a_value_for_each_position_it_names() {
     let consumed = ConsumedRollout {
         rollout_id: "r".into(),
-        staleness: 2,
+        staleness: Some(2),
         learner_logprobs: vec![-1.0, -2.0],
         reverse_kl: Some(vec![0.5, f32::NAN]),
         forward_kl: None,

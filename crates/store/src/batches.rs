@@ -96,7 +96,7 @@ impl Store {
     /// As [`Store::get_rollouts`].
     pub async fn get_rollouts_within(&self, object: &ObjectRef, budget: Budget) -> Result<RolloutBatch> {
         let check = move |batch| RolloutBatch::try_new(record::unpack_within(batch, &budget)?);
-        self.get_columns(object, &ROLLOUTS, check).await
+        self.get_columns(object, &ROLLOUTS, budget, check).await
     }
 
     /// The columns of a batch of scores, checked against their schema alone.
@@ -113,7 +113,7 @@ impl Store {
     /// As [`Store::get_rollouts`].
     pub async fn get_scores_within(&self, object: &ObjectRef, budget: Budget) -> Result<RecordBatch> {
         let check = move |batch| schema::up_to_date(record::unpack_within(batch, &budget)?, &SCORES);
-        self.get_columns(object, &SCORES, check).await
+        self.get_columns(object, &SCORES, budget, check).await
     }
 
     /// What the learner saw in a step.
@@ -121,7 +121,7 @@ impl Store {
     /// # Errors
     /// As [`Store::get_rollouts`].
     pub async fn get_step_record(&self, object: &ObjectRef) -> Result<RecordBatch> {
-        self.get_columns(object, &STEPS, |batch| schema::up_to_date(batch, &STEPS)).await
+        self.get_columns(object, &STEPS, Budget::default(), |batch| schema::up_to_date(batch, &STEPS)).await
     }
 
     /// A batch of rollouts with one of its score sets, zipped.
@@ -176,22 +176,48 @@ impl Store {
         self.put(key, bytes).await
     }
 
+    /// Of columns that `budget` asks nothing of, `check` may see empty ones.
     async fn get_columns<T: Send + 'static>(
         &self,
         object: &ObjectRef,
         schema: &SchemaRef,
+        budget: Budget,
         check: impl FnOnce(RecordBatch) -> Result<T, RecordError> + Send + 'static,
     ) -> Result<T> {
+        let batch = self.get_batch(object, schema, budget).await?;
+        let key = object.key.clone();
+        self.blocking(&object.key, move || check(batch).map_err(|reason| StoreError::Invalid { key, reason })).await
+    }
+
+    /// The columns of an object as they lie in it, wherever its rows lie by now.
+    async fn get_batch(&self, object: &ObjectRef, schema: &SchemaRef, budget: Budget) -> Result<RecordBatch> {
+        if let Some(place) = self.place_of(&object.key) {
+            return self.get_moved(object, place, schema, budget).await;
+        }
+        let missing = match self.get_own(object, schema).await {
+            Err(missing @ StoreError::Missing { .. }) => missing,
+            read => return read,
+        };
+        // Moved since the log was read, or before, by a process that knows of it from a snapshot alone.
+        match self.look_for(&object.key).await {
+            Ok(Some(place)) => self.get_moved(object, place, schema, budget).await,
+            Err(error) if !error.is_of_one_object() => Err(error),
+            // It is gone; that the log is damaged as well is told by whoever reads it.
+            Ok(None) | Err(_) => Err(missing),
+        }
+    }
+
+    /// The columns of an object that lies where it was put.
+    pub(crate) async fn get_own(&self, object: &ObjectRef, schema: &SchemaRef) -> Result<RecordBatch> {
         let bytes = self.get(object).await?;
         let (key, schema) = (object.key.clone(), schema.clone());
         let decode = move || {
-            let batch = ipc::decode(bytes, &schema).map_err(|fault| match fault {
+            ipc::decode(bytes, &schema).map_err(|fault| match fault {
                 ipc::Fault::Malformed(found) => {
-                    StoreError::Corrupt { key: key.clone(), expected: "a batch as an Arrow file".into(), found }
+                    StoreError::Corrupt { key, expected: "a batch as an Arrow file".into(), found }
                 }
-                ipc::Fault::Newer(found, newest) => StoreError::NewerFormat { key: key.clone(), found, newest },
-            })?;
-            check(batch).map_err(|reason| StoreError::Invalid { key, reason })
+                ipc::Fault::Newer(found, newest) => StoreError::NewerFormat { key, found, newest },
+            })
         };
         self.blocking(&object.key, decode).await
     }

@@ -59,7 +59,7 @@ impl Reading<'_> {
 impl Store {
     /// A commit with a fresh id.
     pub(crate) fn new_commit(&self, seq: u64, work: Work, event: Event) -> Commit {
-        Commit { format: FORMAT, seq, id: unique_id(), at: now_ms(), work, event }
+        Commit { format: event.format(), seq, id: unique_id(), at: now_ms(), work, event }
     }
 
     /// Entry `seq`; `None` if the log ends before it. Tried again, as a put is, where that may bring it: an answer that fails or does
@@ -92,7 +92,9 @@ impl Store {
             return Err(self.backend().unreachable("read", &key, 1, format!("no answer within {timeout:?}")));
         };
         let Some(json) = read? else { return Ok(None) };
-        Ok(Some(Entry { commit: parse(&key, seq, &json)?, json }))
+        let commit = parse(&key, seq, &json)?;
+        self.places().learn(&commit);
+        Ok(Some(Entry { commit, json }))
     }
 
     /// The log from entry `from` up to `to`, or to its end.

@@ -1,8 +1,13 @@
 //! The store: one address, one run.
 
 use crate::{
-    Follower, Kind, Landed, Result, Snapshot, StoreError, StoreOptions, backend::Backend, cache::Cache, history,
-    simulated, waiting::Waiting,
+    Follower, Kind, Landed, Result, Snapshot, StoreError, StoreOptions,
+    archive::{Footers, Places},
+    backend::Backend,
+    cache::Cache,
+    held::Held,
+    history, simulated,
+    waiting::Waiting,
 };
 use futures::TryStreamExt;
 use object_store::ObjectStore;
@@ -13,6 +18,8 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct Store {
     inner: Arc<Inner>,
+    /// Whether what it downloads is left for the next reader.
+    leaves: bool,
 }
 
 #[derive(Debug)]
@@ -20,7 +27,10 @@ struct Inner {
     backend: Backend,
     options: StoreOptions,
     cache: Option<Arc<Cache>>,
+    held: Held,
     waiting: Waiting,
+    places: Places,
+    footers: Footers,
 }
 
 impl Store {
@@ -61,7 +71,9 @@ impl Store {
 
     fn over(backend: Backend, options: StoreOptions, cache: Option<Cache>) -> Self {
         let (cache, waiting) = (cache.map(Arc::new), Waiting::default());
-        Self { inner: Arc::new(Inner { backend, options, cache, waiting }) }
+        let (places, footers) = (Places::default(), Footers::default());
+        let inner = Inner { backend, options, cache, held: Held::default(), waiting, places, footers };
+        Self { inner: Arc::new(inner), leaves: false }
     }
 
     /// The address it was opened with.
@@ -74,8 +86,31 @@ impl Store {
         &self.inner.options
     }
 
+    /// The same store for a reader that looks at what another one will read soon: what it downloads is left in memory for the next read
+    /// of it, by any clone, as long as there is room. A local store's objects are mapped, and a cache has its copies on disk: there it
+    /// makes no difference.
+    pub fn looking_ahead(&self) -> Self {
+        Self { leaves: self.inner.cache.is_none(), ..self.clone() }
+    }
+
+    pub(crate) fn held(&self) -> &Held {
+        &self.inner.held
+    }
+
+    pub(crate) fn leaves(&self) -> bool {
+        self.leaves
+    }
+
     pub(crate) fn waiting(&self) -> &Waiting {
         &self.inner.waiting
+    }
+
+    pub(crate) fn places(&self) -> &Places {
+        &self.inner.places
+    }
+
+    pub(crate) fn footers(&self) -> &Footers {
+        &self.inner.footers
     }
 
     pub(crate) fn backend(&self) -> &Backend {
@@ -224,9 +259,10 @@ fn identity(run: &Run) -> [(&'static str, String); 12] {
 
 /// The address is not part of it: a store may be moved.
 fn parent(parent: &Parent) -> String {
-    let Parent { run_id, seq, order, condition, .. } = parent;
+    let Parent { run_id, seq, order, condition, share, .. } = parent;
     let chosen = condition.as_ref().map_or(String::new(), |condition| format!(", where {condition}"));
-    format!("run {run_id} up to commit {seq}, in {} order{chosen}", order.as_str())
+    let share = share.map_or(String::new(), |share| format!(", a share of {share}"));
+    format!("run {run_id} up to commit {seq}, in {} order{chosen}{share}", order.as_str())
 }
 
 fn json(value: &impl serde::Serialize) -> String {

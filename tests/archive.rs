@@ -11,8 +11,7 @@ use std::{
 use tokio::runtime::Runtime;
 
 /// Each of five versions samples two batches; scores are packed, rollouts are not; snapshots lie between.
-const SETS: [&str; 4] =
-    ["learn.steps=5", "learn.keep_policies=100", "score.codec=compact", "store.snapshot_every=8"];
+const SETS: [&str; 4] = ["learn.steps=5", "learn.keep_policies=100", "score.codec=compact", "store.snapshot_every=8"];
 /// Questions to every table whose rows lie in objects, and to some whose rows the log tells.
 const QUESTIONS: [&str; 8] = [
     "select * from rollouts order by rollout_id",
@@ -168,7 +167,9 @@ fn a_replay_of_archived_rows_gives_the_same_weights() {
 
     // An export of it has the same rows.
     let to = small.path("out").display().to_string();
-    succeeded(&opd().args(["export", &small.store(), &to, "--tables", "rollouts,scores,step_records"]).output().unwrap());
+    succeeded(
+        &opd().args(["export", &small.store(), &to, "--tables", "rollouts,scores,step_records"]).output().unwrap(),
+    );
     assert!(!files(&small.path("out/rollouts")).is_empty());
 }
 
@@ -205,7 +206,11 @@ fn beside_a_run_only_what_has_ended_is_moved() {
         let output = asked(&small, "archive", &[]);
         // Before there is a run, it says so.
         archived += usize::from(output.status.success() && text(&output.stdout).lines().count() > 1);
-        assert!(output.status.success() || text(&output.stderr).contains("there is no run"), "{}", text(&output.stderr));
+        assert!(
+            output.status.success() || text(&output.stderr).contains("there is no run"),
+            "{}",
+            text(&output.stderr)
+        );
     }
     assert!(run.wait().unwrap().success() && archived > 0, "{archived}");
     done(&small, "archive", &[]);

@@ -12,6 +12,7 @@
 //! - [`full_disk`]: a store that is full, and goes on once there is room;
 //! - [`golden`]: a store of each format version is still read;
 //! - [`hybrid`]: draws of the tail, and of the teacher: stored, learned from, refused where they are not enough;
+//! - [`mix`]: recorded rows of another run among each step's own;
 //! - [`prompts`]: what is asked, from chats, templates and Parquet, and how its answers are counted;
 //! - [`proxy`]: a bucket behind a network that loses answers;
 //! - [`queries`]: the page of queries names what there is, and each of them has an answer;
@@ -40,6 +41,7 @@ mod forecast;
 mod full_disk;
 mod golden;
 mod hybrid;
+mod mix;
 mod prompts;
 mod proxy;
 mod queries;

@@ -34,12 +34,15 @@ pub fn encodings() -> Result<Vec<String>, AnyError> {
     };
     let mut csv = vec!["kind,column,encoding,zstd,arrow_bytes,bytes,decode_ms".to_string()];
     println!("{BATCHES} batches of each kind: per cent of their Arrow bytes, and CPU time to decode all, ms\n");
-    println!(" column and encoding, Arrow kB                              no zstd         zstd 1         zstd 3         zstd 9");
+    println!(
+        " column and encoding, Arrow kB                              no zstd         zstd 1         zstd 3         zstd 9"
+    );
     for kind in ["rollouts", "scores", "steps"] {
         let batches = read(&Path::new(&store).join(kind))?;
         let Some(first) = batches.first() else { continue };
         for (i, field) in first.schema().fields().iter().enumerate() {
-            let columns: Vec<RecordBatch> = batches.iter().map(|batch| batch.project(&[i])).collect::<Result<_, _>>()?;
+            let columns: Vec<RecordBatch> =
+                batches.iter().map(|batch| batch.project(&[i])).collect::<Result<_, _>>()?;
             let arrow: usize = columns.iter().map(|batch| batch.column(0).get_buffer_memory_size()).sum();
             println!(" {kind}.{}, {:.0}", field.name(), arrow as f64 / 1e3);
             for choice in choices(&columns[0].schema())? {

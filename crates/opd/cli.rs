@@ -236,8 +236,7 @@ async fn job(job: Job, args: JobArgs, teachers: &[String]) -> Result<()> {
 /// # Errors
 /// What [`preflight::check`] finds; another run in the store.
 pub async fn begin(pipeline: &Pipeline, incarnation: &str) -> Result<store::Follower> {
-    let checked = pipeline.clone();
-    let inputs = crate::error::off_thread(move || preflight::check(&checked)).await?;
     let store = crate::context::open_store(pipeline).await?;
+    let inputs = crate::replay::check_all(pipeline, &store).await?;
     identity::create(&store, pipeline, &inputs, incarnation).await
 }

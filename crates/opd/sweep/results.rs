@@ -86,7 +86,7 @@ impl Measured {
             training_reverse_kl: pooled(last.iter().filter_map(|step| step.metrics.get("reverse_kl").copied())),
             training_forward_kl: pooled(last.iter().filter_map(|step| step.metrics.get("forward_kl").copied())),
             least_ess: steps.iter().filter_map(|step| share(*step.metrics.get("is/ess")?)).reduce(f64::min),
-            staleness: now.ended.staleness_sum as f64 / now.ended.consumed.max(1) as f64,
+            staleness: now.ended.staleness_mean().unwrap_or(0.0),
             dropped: now.ended.dropped.values().sum(),
             seconds: until.map_or(0, |last| last.at - since) as f64 / 1000.0,
             tokens: tokens_of(Job::Learn),

@@ -223,6 +223,12 @@ impl Log {
         &self.run
     }
 
+    /// Whether the policy versions of a parent's rows are those that this run's continue: so it is in a replay, while beside rows of the
+    /// run's own they are another learner's.
+    pub fn parents_versions_count(&self) -> bool {
+        self.run.parent.as_ref().is_none_or(|parent| parent.is_replayed_whole())
+    }
+
     /// Whether the evaluation of commit `seq` is the first of its eval set and version.
     pub fn counts(&self, seq: u64) -> bool {
         self.counted_evals.contains(&seq)

@@ -1,6 +1,9 @@
 //! What the log says: one commit, one JSON object, one thing that happened.
 
-use crate::{Archive, Codec, Digest, DrawsKept, Packing, Parent, Pin, PolicyVersion, RecordError, Replayed, Retirement, RowSet, Work};
+use crate::{
+    Archive, Codec, Digest, DrawsKept, Packing, Parent, Pin, PolicyVersion, RecordError, Replayed, Retirement, RowSet,
+    Work,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -154,7 +157,7 @@ pub struct Run {
     pub student_files: BTreeMap<String, ObjectRef>,
     /// Policy version 0.
     pub policy: Policy,
-    /// The run whose recorded rows it trains on, where it is a replay.
+    /// The run whose recorded rows it trains on: all of them are where it is a replay, a share of them where it mixes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Parent>,
 }

@@ -40,9 +40,8 @@ pub use archive::{Archive, Footer, Move};
 pub use budget::Budget;
 pub use column::Lists;
 pub use commit::{
-    BatchId, BatchRows, Claims, Commit, DropReason, Dropped, EvalCommit, Event, FORMAT, ObjectRef, Policy,
-    PromptSet, Ratio, RolloutCommit, Run, SamplerTopK, ScoreCommit, ScoreSet, ScoreSetCommit, StepCommit, UnitRows,
-    Units,
+    BatchId, BatchRows, Claims, Commit, DropReason, Dropped, EvalCommit, Event, FORMAT, ObjectRef, Policy, PromptSet,
+    Ratio, RolloutCommit, Run, SamplerTopK, ScoreCommit, ScoreSet, ScoreSetCommit, StepCommit, UnitRows, Units,
 };
 pub use error::RecordError;
 pub use ids::{Digest, PolicyVersion};

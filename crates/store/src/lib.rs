@@ -51,6 +51,7 @@ mod error;
 mod folder;
 mod follower;
 mod garbage;
+mod held;
 mod history;
 mod inventory;
 mod ipc;

@@ -12,6 +12,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// The most that is held in memory of what a reader that looks ahead leaves for the next.
+const HELD_BYTES: u64 = 256 << 20;
+
 /// Bytes and objects of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -95,7 +98,15 @@ impl Store {
 
     /// As [`Store::get`], from where it is stored and nowhere else.
     async fn get_stored(&self, object: &ObjectRef) -> Result<Bytes> {
-        let bytes = match self.backend().file(&object.key) {
+        let file = self.backend().file(&object.key);
+        let is_download = file.is_none();
+        if is_download && let Some(bytes) = self.held().take(object) {
+            if self.leaves() {
+                self.held().leave(object, &bytes, HELD_BYTES);
+            }
+            return Ok(bytes);
+        }
+        let bytes = match file {
             Some(file) => self.map(&object.key, file).await?,
             None => self.backend().read(&object.key).await?,
         };
@@ -103,8 +114,12 @@ impl Store {
             let (url, key) = (self.url().into(), object.key.clone());
             return Err(StoreError::Missing { url, key, bytes: object.bytes, digest: object.digest });
         };
-        let object = object.clone();
-        self.blocking(&object.key.clone(), move || verify(&object, bytes)).await
+        let wanted = object.clone();
+        let bytes = self.blocking(&object.key, move || verify(&wanted, bytes)).await?;
+        if is_download && self.leaves() {
+            self.held().leave(object, &bytes, HELD_BYTES);
+        }
+        Ok(bytes)
     }
 
     /// The bytes of a part of an object that begins at `offset`; `part` has the object's key and the part's length and digest. Of a

@@ -10,8 +10,8 @@ mod places;
 #[cfg(test)]
 mod tests;
 
-pub use make::Archived;
 pub(crate) use file::Layout;
+pub use make::Archived;
 pub(crate) use places::{Place, Places};
 
 use crate::{Result, Store, StoreError, ipc::Fault};

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use record::{
     Archive, Budget, Digest, ObjectRef,
-    schema::{ROLLOUTS, SCORES, SCHEMA_VERSION, STEPS},
+    schema::{ROLLOUTS, SCHEMA_VERSION, SCORES, STEPS},
 };
 use std::sync::Arc;
 

@@ -176,8 +176,7 @@ async fn packed_batches_of_any_budget_read_alike() {
     let mut follower = start(&store).await;
     let plain = rollouts("u0", 0, 0);
     let (object, _) = store.put_packed_rollouts("u0", &plain, Codec::Lossless, 16).await.unwrap();
-    let (scores, _) =
-        store.put_packed_scores(SET, "u0", &scored(plain.clone()), Codec::Lossless, 16).await.unwrap();
+    let (scores, _) = store.put_packed_scores(SET, "u0", &scored(plain.clone()), Codec::Lossless, 16).await.unwrap();
     let budgets = [
         Budget::default(),
         Budget { draws: Some(0), ..Budget::default() },

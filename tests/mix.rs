@@ -54,7 +54,7 @@ fn a_quarter_of_each_step_is_the_parents_and_is_named_as_such() {
     assert!(origin.len() == 1 && run_id.contains(&origin[0]), "{origin:?}: {run_id}");
     // In a step the run's own rows come first, and the versions of the others are compared with nothing.
     assert_eq!(ask(&mix, "select count(*) from step_records where staleness is null"), ["8"]);
-    assert_eq!(ask(&mix, "select max(staleness_max), min(staleness_mean) from steps"), ["0.0,0.0"]);
+    assert_eq!(ask(&mix, "select max(staleness_max), min(staleness_mean) from steps"), ["0,0"]);
     let positions =
         "select count(*) > 0, count(distinct rollout_id) from tokens where step is not null and staleness is null";
     let pool = ask(&of, &format!("select rollout_id from scored where {FEW} order by 1"));

@@ -118,7 +118,7 @@ replay = {{ from = "{parent}", where = "prompt_id < 12" }}
     let fewer = &ask(&parent, of_recorded)[0];
     let expected: Vec<String> = [("forward", "4"), ("recorded", fewer), ("reverse", "4")]
         .iter()
-        .flat_map(|(arm, steps)| [1, 2].map(|seed| format!("{arm},{seed},{steps}.0,true")))
+        .flat_map(|(arm, steps)| [1, 2].map(|seed| format!("{arm},{seed},{steps},true")))
         .collect();
     assert_eq!(text(&made.stdout).lines().skip(1).collect::<Vec<_>>(), expected, "{}", text(&made.stderr));
     // The same rows for each arm of a seed, others for the next; other weights for another estimator.

@@ -71,8 +71,8 @@ impl Store {
 
     fn over(backend: Backend, options: StoreOptions, cache: Option<Cache>) -> Self {
         let (cache, waiting) = (cache.map(Arc::new), Waiting::default());
-        let (held, places, footers) = (Held::default(), Places::default(), Footers::default());
-        let inner = Inner { backend, options, cache, held, waiting, places, footers };
+        let (places, footers) = (Places::default(), Footers::default());
+        let inner = Inner { backend, options, cache, held: Held::default(), waiting, places, footers };
         Self { inner: Arc::new(inner), leaves: false }
     }
 

@@ -1,6 +1,6 @@
 //! What the jobs store: batches of rollouts and of scores, step records, weights and moments.
 
-use crate::{Key, Result, Store, StoreError, ipc};
+use crate::{Key, Result, Store, StoreError, ipc, object::Fetched};
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use bytes::Bytes;
 use record::{
@@ -95,8 +95,7 @@ impl Store {
     /// # Errors
     /// As [`Store::get_rollouts`].
     pub async fn get_rollouts_within(&self, object: &ObjectRef, budget: Budget) -> Result<RolloutBatch> {
-        let check = move |batch| RolloutBatch::try_new(record::unpack_within(batch, &budget)?);
-        self.get_columns(object, &ROLLOUTS, check).await
+        self.get_columns(object, &ROLLOUTS, move |batch| open_rollouts(batch, &budget)).await
     }
 
     /// The columns of a batch of scores, checked against their schema alone.
@@ -112,8 +111,7 @@ impl Store {
     /// # Errors
     /// As [`Store::get_rollouts`].
     pub async fn get_scores_within(&self, object: &ObjectRef, budget: Budget) -> Result<RecordBatch> {
-        let check = move |batch| schema::up_to_date(record::unpack_within(batch, &budget)?, &SCORES);
-        self.get_columns(object, &SCORES, check).await
+        self.get_columns(object, &SCORES, move |batch| open_scores(batch, &budget)).await
     }
 
     /// What the learner saw in a step.
@@ -142,14 +140,37 @@ impl Store {
         scores: &ObjectRef,
         budget: Budget,
     ) -> Result<ScoredBatch> {
-        let (of_rollouts, of_scores) =
-            (self.get_rollouts_within(rollouts, budget), self.get_scores_within(scores, budget));
-        let (rollouts, columns) = futures::future::try_join(of_rollouts, of_scores).await?;
-        let key = scores.key.clone();
-        let zip = move || {
-            ScoredBatch::zip_within(rollouts, columns, &budget).map_err(|reason| StoreError::Invalid { key, reason })
-        };
-        self.blocking(&scores.key, zip).await
+        let fetched = futures::future::try_join(self.fetch(rollouts), self.fetch(scores)).await?;
+        let (store, rollouts, scores) = (self.clone(), rollouts.clone(), scores.clone());
+        // One piece of work for both: to hand a batch from thread to thread takes longer than to map it.
+        self.blocking(&scores.key.clone(), move || {
+            let rollouts = store.decode(&rollouts, fetched.0, &ROLLOUTS, |batch| open_rollouts(batch, &budget))?;
+            let columns = store.decode(&scores, fetched.1, &SCORES, |batch| open_scores(batch, &budget))?;
+            let zipped = ScoredBatch::zip_within(rollouts, columns, &budget);
+            zipped.map_err(|reason| StoreError::Invalid { key: scores.key, reason })
+        })
+        .await
+    }
+
+    /// The columns of a batch or step record that are called `columns`, in that order; `schema` is one of [`record::schema`]. No others
+    /// are looked at, and these are checked against their schema alone: what they say of each other is not.
+    ///
+    /// # Errors
+    /// As [`Store::get_rollouts`]; [`StoreError::Invalid`] if the schema has no column of one of the names.
+    pub async fn get_some(
+        &self,
+        object: &ObjectRef,
+        schema: &'static SchemaRef,
+        columns: Vec<String>,
+    ) -> Result<RecordBatch> {
+        let fetched = self.fetch(object).await?;
+        let (store, object) = (self.clone(), object.clone());
+        self.blocking(&object.key.clone(), move || {
+            let stored = record::stored_columns(&columns);
+            let is_wanted = |name: &str| stored.contains(name);
+            store.decode_some(&object, fetched, schema, is_wanted, |batch| schema::select(batch, schema, &columns))
+        })
+        .await
     }
 
     async fn put_packed(
@@ -179,20 +200,49 @@ impl Store {
     async fn get_columns<T: Send + 'static>(
         &self,
         object: &ObjectRef,
-        schema: &SchemaRef,
+        schema: &'static SchemaRef,
         check: impl FnOnce(RecordBatch) -> Result<T, RecordError> + Send + 'static,
     ) -> Result<T> {
-        let bytes = self.get(object).await?;
-        let (key, schema) = (object.key.clone(), schema.clone());
-        let decode = move || {
-            let batch = ipc::decode(bytes, &schema).map_err(|fault| match fault {
-                ipc::Fault::Malformed(found) => {
-                    StoreError::Corrupt { key: key.clone(), expected: "a batch as an Arrow file".into(), found }
-                }
-                ipc::Fault::Newer(found, newest) => StoreError::NewerFormat { key: key.clone(), found, newest },
-            })?;
-            check(batch).map_err(|reason| StoreError::Invalid { key, reason })
-        };
-        self.blocking(&object.key, decode).await
+        let fetched = self.fetch(object).await?;
+        let (store, object) = (self.clone(), object.clone());
+        self.blocking(&object.key.clone(), move || store.decode(&object, fetched, schema, check)).await
     }
+
+    /// What `check` makes of the batch in `object`. Blocks.
+    fn decode<T>(
+        &self,
+        object: &ObjectRef,
+        fetched: Fetched,
+        schema: &SchemaRef,
+        check: impl FnOnce(RecordBatch) -> Result<T, RecordError>,
+    ) -> Result<T> {
+        self.decode_some(object, fetched, schema, |_| true, check)
+    }
+
+    fn decode_some<T>(
+        &self,
+        object: &ObjectRef,
+        fetched: Fetched,
+        schema: &SchemaRef,
+        wanted: impl Fn(&str) -> bool,
+        check: impl FnOnce(RecordBatch) -> Result<T, RecordError>,
+    ) -> Result<T> {
+        let key = || object.key.clone();
+        let bytes = self.open_object(object, fetched)?;
+        let batch = ipc::decode(bytes, schema, wanted).map_err(|fault| match fault {
+            ipc::Fault::Malformed(found) => {
+                StoreError::Corrupt { key: key(), expected: "a batch as an Arrow file".into(), found }
+            }
+            ipc::Fault::Newer(found, newest) => StoreError::NewerFormat { key: key(), found, newest },
+        })?;
+        check(batch).map_err(|reason| StoreError::Invalid { key: key(), reason })
+    }
+}
+
+fn open_rollouts(batch: RecordBatch, budget: &Budget) -> Result<RolloutBatch, RecordError> {
+    RolloutBatch::try_new(record::unpack_within(batch, budget)?)
+}
+
+fn open_scores(batch: RecordBatch, budget: &Budget) -> Result<RecordBatch, RecordError> {
+    schema::up_to_date(record::unpack_within(batch, budget)?, &SCORES)
 }

@@ -1,6 +1,8 @@
 //! Immutable objects: put once to a unique key, read back whole and verified.
 
-use crate::{Key, Result, Store, StoreError, backend::PutFailure, chance::backoff, clock, keys::Kind};
+use crate::{
+    Key, Result, Store, StoreError, backend::PutFailure, chance::backoff, checked::FileState, clock, keys::Kind,
+};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use memmap2::Mmap;
@@ -19,6 +21,14 @@ pub struct Usage {
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,
+}
+
+/// An object on its way to whoever wants it.
+pub(crate) enum Fetched {
+    /// A file, which is still to be mapped and checked.
+    File(PathBuf),
+    /// Its bytes, checked.
+    Bytes(Bytes),
 }
 
 impl Store {
@@ -73,38 +83,81 @@ impl Store {
     }
 
     /// The bytes of an object: mapped where the store is a local folder or the cache has a copy, downloaded where not; length
-    /// and digest agree with the commit.
+    /// and digest agree with the commit. The digest of a local file that was not changed since is computed once a process.
     ///
     /// # Errors
     /// [`StoreError::Missing`] and [`StoreError::Corrupt`], or as the backend fails.
     pub async fn get(&self, object: &ObjectRef) -> Result<Bytes> {
-        let Some(cache) = self.cache() else { return self.get_stored(object).await };
+        let fetched = self.fetch(object).await?;
+        self.open_fetched(object, fetched).await
+    }
+
+    async fn open_fetched(&self, object: &ObjectRef, fetched: Fetched) -> Result<Bytes> {
+        match fetched {
+            Fetched::Bytes(bytes) => Ok(bytes),
+            file => {
+                let (store, of) = (self.clone(), object.clone());
+                self.blocking(&object.key, move || store.open_object(&of, file)).await
+            }
+        }
+    }
+
+    /// What there is to do for an object where nothing may block; [`Store::open_object`] does the rest.
+    pub(crate) async fn fetch(&self, object: &ObjectRef) -> Result<Fetched> {
+        let Some(cache) = self.cache() else { return self.fetch_stored(object).await };
         let (copies, wanted) = (cache.clone(), object.clone());
         if let Some(copy) = self.blocking(&object.key, move || Ok(copies.get(&wanted))).await? {
-            return Ok(copy);
+            return Ok(Fetched::Bytes(copy));
         }
         let bytes = self.get_stored(object).await?;
         let (copies, object, copy) = (cache.clone(), object.clone(), bytes.clone());
         let key = object.key.clone();
         self.blocking(&key, move || {
             copies.keep(&object, &copy);
-            Ok(bytes)
+            Ok(Fetched::Bytes(bytes))
         })
         .await
     }
 
     /// As [`Store::get`], from where it is stored and nowhere else.
     async fn get_stored(&self, object: &ObjectRef) -> Result<Bytes> {
-        let bytes = match self.backend().file(&object.key) {
-            Some(file) => self.map(&object.key, file).await?,
-            None => self.backend().read(&object.key).await?,
+        let fetched = self.fetch_stored(object).await?;
+        self.open_fetched(object, fetched).await
+    }
+
+    async fn fetch_stored(&self, object: &ObjectRef) -> Result<Fetched> {
+        if let Some(file) = self.backend().file(&object.key) {
+            self.backend().path(&object.key)?;
+            return Ok(Fetched::File(file));
+        }
+        let bytes = self.backend().read(&object.key).await?.ok_or_else(|| self.missing(object))?;
+        let of = object.clone();
+        self.blocking(&object.key, move || verify(&of, bytes)).await.map(Fetched::Bytes)
+    }
+
+    /// The bytes of what was fetched, with the object's length and digest. Blocks, and takes as long as SHA-256 does where it is the
+    /// first time.
+    pub(crate) fn open_object(&self, object: &ObjectRef, fetched: Fetched) -> Result<Bytes> {
+        let file = match fetched {
+            Fetched::Bytes(bytes) => return Ok(bytes),
+            Fetched::File(file) => file,
         };
-        let Some(bytes) = bytes else {
-            let (url, key) = (self.url().into(), object.key.clone());
-            return Err(StoreError::Missing { url, key, bytes: object.bytes, digest: object.digest });
+        let (bytes, state) = match map(&file) {
+            Ok(mapped) => mapped,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(self.missing(object)),
+            Err(error) => return Err(self.backend().refused("read", &object.key, error.to_string())),
         };
-        let object = object.clone();
-        self.blocking(&object.key.clone(), move || verify(&object, bytes)).await
+        if self.checked().holds(object, &state) {
+            return Ok(bytes);
+        }
+        let bytes = verify(object, bytes)?;
+        self.checked().add(object, state);
+        Ok(bytes)
+    }
+
+    fn missing(&self, object: &ObjectRef) -> StoreError {
+        let (url, key) = (self.url().into(), object.key.clone());
+        StoreError::Missing { url, key, bytes: object.bytes, digest: object.digest }
     }
 
     /// Checks that an object is there with its length, without reading it.
@@ -118,23 +171,8 @@ impl Store {
                 let (expected, found) = (format!("{} bytes", object.bytes), format!("{length} bytes"));
                 Err(StoreError::Corrupt { key: object.key.clone(), expected, found })
             }
-            None => {
-                let (url, key) = (self.url().into(), object.key.clone());
-                Err(StoreError::Missing { url, key, bytes: object.bytes, digest: object.digest })
-            }
+            None => Err(self.missing(object)),
         }
-    }
-
-    async fn map(&self, key: &str, file: PathBuf) -> Result<Option<Bytes>> {
-        self.backend().path(key)?;
-        let store = self.clone();
-        let name = key.to_string();
-        self.blocking(key, move || match map(&file) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(store.backend().refused("read", &name, error.to_string())),
-        })
-        .await
     }
 
     /// Deletes an object. One that is not there is deleted already.
@@ -161,19 +199,23 @@ impl Store {
     }
 }
 
-/// Maps a file of a store, or of its cache, into memory.
+/// Maps a file of a store, or of its cache, into memory. The state is from before, so that what is written to the file from then on
+/// gives another.
 #[expect(unsafe_code, reason = "mapping is what makes local reads free of copies; soundness is argued below")]
-pub(crate) fn map(file: &Path) -> std::io::Result<Bytes> {
+pub(crate) fn map(file: &Path) -> std::io::Result<(Bytes, FileState)> {
     let file = File::open(file)?;
-    if file.metadata()?.len() == 0 {
-        return Ok(Bytes::new());
+    let metadata = file.metadata()?;
+    let state = FileState::of(&metadata);
+    if metadata.len() == 0 {
+        return Ok((Bytes::new(), state));
     }
     // SAFETY: a map must not change while it is read. An object, or a copy of one in the cache, becomes a name only when all its
     // bytes are written (a temporary file is linked to its name, or renamed), no program of ours ever opens it for writing, and deleting it only takes the
     // name: the bytes stay as long as they are mapped. Whoever edits a store's files in place breaks its contract; the
-    // digest that is verified on each read finds such an edit unless it is made at that very moment.
+    // digest that is verified when a file is first read, and again when its state is another, finds such an edit unless it is made
+    // while the file is read.
     let map = unsafe { Mmap::map(&file)? };
-    Ok(Bytes::from_owner(map))
+    Ok((Bytes::from_owner(map), state))
 }
 
 /// `bytes`, if they are the object's.

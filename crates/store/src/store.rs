@@ -1,8 +1,8 @@
 //! The store: one address, one run.
 
 use crate::{
-    Follower, Kind, Landed, Result, Snapshot, StoreError, StoreOptions, backend::Backend, cache::Cache, history,
-    simulated, waiting::Waiting,
+    Follower, Kind, Landed, Result, Snapshot, StoreError, StoreOptions, backend::Backend, cache::Cache,
+    checked::Checked, history, simulated, waiting::Waiting,
 };
 use futures::TryStreamExt;
 use object_store::ObjectStore;
@@ -20,6 +20,7 @@ struct Inner {
     backend: Backend,
     options: StoreOptions,
     cache: Option<Arc<Cache>>,
+    checked: Checked,
     waiting: Waiting,
 }
 
@@ -60,8 +61,8 @@ impl Store {
     }
 
     fn over(backend: Backend, options: StoreOptions, cache: Option<Cache>) -> Self {
-        let (cache, waiting) = (cache.map(Arc::new), Waiting::default());
-        Self { inner: Arc::new(Inner { backend, options, cache, waiting }) }
+        let (cache, checked, waiting) = (cache.map(Arc::new), Checked::default(), Waiting::default());
+        Self { inner: Arc::new(Inner { backend, options, cache, checked, waiting }) }
     }
 
     /// The address it was opened with.
@@ -80,6 +81,10 @@ impl Store {
 
     pub(crate) fn backend(&self) -> &Backend {
         &self.inner.backend
+    }
+
+    pub(crate) fn checked(&self) -> &Checked {
+        &self.inner.checked
     }
 
     pub(crate) fn cache(&self) -> Option<&Arc<Cache>> {

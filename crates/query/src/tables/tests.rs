@@ -1,7 +1,7 @@
 //! The tables against a second way of making them: SQL-shaped loops over a random log.
 
 use super::{LOG_TABLES, rows};
-use crate::{QueryError, log::Log};
+use crate::{QueryError, columns::Columns, log::Log};
 use arrow::{
     array::{AsArray, RecordBatch},
     datatypes::Int64Type,
@@ -120,11 +120,11 @@ proptest! {
         let (head, tail) = log.commits().split_at(cut.min(log.commits().len()));
         let (mut found, mut found_dropped) = (Vec::new(), Vec::new());
         for part in [head, tail] {
-            let table = rows::consumed(&log, part).unwrap();
+            let table = rows::consumed(&log, part, Columns::all()).unwrap();
             let (steps, ids) = (ints(&table, "step"), texts(&table, "rollout_id"));
             let (units, sampled, staleness) = (ints(&table, "unit"), ints(&table, "policy_version"), ints(&table, "staleness"));
             found.extend((0..ids.len()).map(|i| (steps[i], ids[i].clone(), units[i], sampled[i], staleness[i])));
-            let table = rows::dropped(&log, part).unwrap();
+            let table = rows::dropped(&log, part, Columns::all()).unwrap();
             let (seqs, ids, numbers) = (ints(&table, "seq"), texts(&table, "rollout_id"), ints(&table, "row"));
             found_dropped.extend((0..ids.len()).map(|i| (seqs[i], ids[i].clone(), numbers[i])));
         }
@@ -146,7 +146,7 @@ fn a_log_that_names_an_unknown_batch_is_refused() {
 fn every_table_and_column_has_a_sentence() {
     let log = Log::new(commits(vec![]), None).unwrap();
     let of_objects = crate::parts::object_tables(&log).map(|table| (table.name, table.schema));
-    let of_log = LOG_TABLES.map(|table| (table.name, (table.rows)(&log, &[]).unwrap().schema()));
+    let of_log = LOG_TABLES.map(|table| (table.name, (table.rows)(&log, &[], Columns::all()).unwrap().schema()));
     for (name, schema) in of_objects.into_iter().chain(of_log) {
         assert!(schema.metadata()[COMMENT].ends_with('.'), "{name}");
         for field in schema.fields() {

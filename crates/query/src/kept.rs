@@ -94,3 +94,54 @@ impl Kept {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tables::{LOG_TABLES, tests::long_log};
+    use arrow::compute::concat;
+
+    /// All of a table's columns, chunk by chunk through what is kept.
+    fn table(kept: &Kept, log: &Log, table: &LogTable, wanted: &[usize]) -> Vec<ArrayRef> {
+        let all = log.commits().len();
+        let chunks: Vec<Vec<ArrayRef>> = (0..all)
+            .step_by(CHUNK)
+            .map(|start| kept.columns(table, log, start..all.min(start + CHUNK), wanted).unwrap())
+            .collect();
+        (0..wanted.len())
+            .map(|i| concat(&chunks.iter().map(|chunk| chunk[i].as_ref()).collect::<Vec<_>>()).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn what_is_kept_is_what_is_made_anew() {
+        let (short, long) = (long_log(CHUNK + 40), long_log(2 * CHUNK + 10));
+        for of in &LOG_TABLES {
+            let whole = (of.rows)(&long, long.commits(), Columns::all()).unwrap();
+            let all: Vec<usize> = (0..whole.num_columns()).collect();
+            let kept = Kept::new(1 << 30);
+            // Some columns first, in another order and one twice; then all; then with commits that came since.
+            let some = [all.len() - 1, 0, 0];
+            let first = table(&kept, &short, of, &some);
+            assert_eq!(first, table(&kept, &short, of, &some), "{}", of.name);
+            table(&kept, &short, of, &all);
+            let more = kept.after_more(&LOG_TABLES);
+            assert_eq!(more.inner().columns.is_empty(), !of.is_final, "{}", of.name);
+            assert_eq!(table(&more, &long, of, &all), whole.columns(), "{}", of.name);
+            assert_eq!(table(&more, &long, of, &all), whole.columns(), "{}, again", of.name);
+        }
+    }
+
+    #[test]
+    fn no_more_is_kept_than_the_limit() {
+        let log = long_log(2 * CHUNK);
+        let all: Vec<usize> = (0..4).collect();
+        let steps = LOG_TABLES.iter().find(|table| table.name == "steps").unwrap();
+        let one = steps.rows.clone()(&log, &log.commits()[..CHUNK], Columns::only(vec![0])).unwrap();
+        let limit = 3 * one.column(0).get_array_memory_size();
+        let kept = Kept::new(limit);
+        let made = table(&kept, &log, steps, &all);
+        assert!(kept.inner().bytes <= limit && !kept.inner().columns.is_empty());
+        assert_eq!(table(&kept, &log, steps, &all), made);
+    }
+}

@@ -129,3 +129,26 @@ fn told_by_the_log(part: &Part, field: &Field, known: &SchemaRef) -> Result<Opti
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use record::{Digest, ObjectRef};
+
+    fn ids(ids: &[&str]) -> RecordBatch {
+        RecordBatch::try_from_iter([(ROW_ID, Arc::new(StringArray::from(ids.to_vec())) as ArrayRef)]).unwrap()
+    }
+
+    #[test]
+    fn scores_of_other_rollouts_are_told_of() {
+        let object = ObjectRef { key: "scores/x".into(), bytes: 0, digest: Digest::of(b"") };
+        let source = Source::Scores(object);
+        let part = Part { known: vec![], rows: 2, batch: None, borrowed: false, source };
+        check_pairs(&part, &ids(&["a-0", "a-1"]), &ids(&["a-0", "a-1"])).unwrap();
+        let error = |scores: &[&str]| check_pairs(&part, &ids(&["a-0", "a-1"]), &ids(scores)).unwrap_err().to_string();
+        let swapped = error(&["a-1", "a-0"]);
+        assert!(swapped.contains("scores/x") && swapped.contains("`a-0`") && swapped.contains("`a-1`"), "{swapped}");
+        let fewer = error(&["a-0"]);
+        assert!(fewer.contains("2 rows") && fewer.contains("1"), "{fewer}");
+    }
+}

@@ -133,6 +133,22 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_store_remembers_the_files_it_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = crate::Store::open(&folder.path().display().to_string(), Default::default()).await.unwrap();
+        let object = store.put_file("x", "abc").await.unwrap();
+        let state = || FileState::of(&std::fs::metadata(folder.path().join(&object.key)).unwrap());
+        store.get(&object).await.unwrap();
+        assert!(!store.checked().holds(&object, &state()), "it was written just now");
+        std::thread::sleep(std::time::Duration::from_millis(CLOCK_STEP as u64 + 100));
+        assert_eq!(store.get(&object).await.unwrap(), "abc");
+        assert!(store.checked().holds(&object, &state()));
+        // Whoever verifies a store wants to know what lies there now.
+        let _ = store.verify(crate::Depth::Everything, &mut |_| {}).await;
+        assert!(!store.checked().holds(&object, &state()));
+    }
+
     #[test]
     fn memory_is_bounded() {
         let checked = Checked::default();

@@ -43,4 +43,4 @@ fn value((numerator, denominator): &Ratio) -> Option<f64> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -77,6 +77,30 @@ fn step(step: u64, consumed: Vec<BatchRows>, dropped: Vec<Dropped>) -> Event {
     }))
 }
 
+/// A log of so many commits that has rows in most tables, some of which a commit to come changes.
+pub(crate) fn long_log(commits_in_all: usize) -> Log {
+    let mut events = Vec::new();
+    for i in 0.. {
+        let batch = format!("u{i}");
+        events.push(rollouts(&batch, i, i / 3, RowSet::first(8)));
+        let dropped = Dropped {
+            of: BatchRows { batch: batch.clone(), rows: [7].into_iter().collect() },
+            reason: DropReason::Stale,
+            reissue: i % 2 == 0,
+        };
+        let consumed = vec![BatchRows { batch, rows: RowSet::first(7) }];
+        let Event::Step(mut of) = step(i + 1, consumed, vec![dropped]) else { continue };
+        of.metrics.insert("loss".into(), (i as f64, 2.0));
+        of.policy = Some(Policy { version: PolicyVersion(i + 1), weights: object("weights") });
+        events.push(Event::Step(of));
+        if events.len() + 1 >= commits_in_all {
+            break;
+        }
+    }
+    events.truncate(commits_in_all - 1);
+    Log::new(commits(events), None).unwrap()
+}
+
 fn ints(batch: &RecordBatch, name: &str) -> Vec<i64> {
     batch.column_by_name(name).unwrap().as_primitive::<Int64Type>().values().to_vec()
 }

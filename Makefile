@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: build setup demo demo-smollm2 smollm2 test test-slow test-crash sim check format lints docs bench bench-async bench-scale bench-codec bench-stream bench-sql readers arith-weights clean
+.PHONY: build setup demo demo-smollm2 smollm2 test test-slow test-crash sim check format lints docs bench bench-async bench-scale bench-codec bench-stream bench-sql experiments readers arith-weights clean
 
 CACHE ?= $(or $(OPD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/opd)
 PYTHON ?= python3
@@ -131,6 +131,13 @@ bench-async: build smollm2
 bench-scale: setup
 	cargo build --bin opd
 	storage/with-s3.sh cargo bench --profile dev --bench store -- commits cache visible log memory
+
+# The runs of docs/experiments.md, which are kept in runs/experiments (15 GB): those that are finished are not made again. Then
+# each sweep's table and plot. An hour and a half on 2 cores.
+EXPERIMENTS ?= rates direction corrections caches asynchrony smollm2
+experiments: build smollm2
+	@mkdir -p docs/experiments
+	@set -e; for sweep in $(EXPERIMENTS); do bin/opd sweep pipelines/sweeps/$$sweep.toml --plot docs/experiments/$$sweep.svg; done
 
 # Bytes, error and speed of packed scores. Samples and scores 256 rows of the smollm2 teacher once, or takes the rollouts of STORE.
 bench-codec: setup smollm2

@@ -4,7 +4,8 @@
 #
 #   storage/with-s3.sh cargo test -p store
 #
-# Sets AWS_ENDPOINT, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ALLOW_HTTP and OPD_TEST_S3_URL.
+# Sets AWS_ENDPOINT, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ALLOW_HTTP and OPD_TEST_S3_URL; and of somebody who may only read,
+# OPD_TEST_S3_READER_KEY_ID and OPD_TEST_S3_READER_SECRET.
 set -euo pipefail
 
 # Up to 4.16 two writers could both win a conditional put.
@@ -67,7 +68,8 @@ PYTHON
 
 cat >"$data/s3.json" <<'JSON'
 {"identities": [{"name": "test", "credentials": [{"accessKey": "testkey", "secretKey": "testsecret"}],
-  "actions": ["Admin", "Read", "Write", "List", "Tagging"]}]}
+  "actions": ["Admin", "Read", "Write", "List", "Tagging"]},
+ {"name": "reader", "credentials": [{"accessKey": "readerkey", "secretKey": "readersecret"}], "actions": ["Read", "List"]}]}
 JSON
 mkdir "$data/objects"
 "$weed" -logtostderr=true server -dir="$data/objects" -ip=127.0.0.1 -ip.bind=127.0.0.1 -master.telemetry=false \
@@ -78,6 +80,7 @@ server=$!
 
 export AWS_ENDPOINT=http://127.0.0.1:$s3 AWS_REGION=us-east-1 AWS_ALLOW_HTTP=true
 export AWS_ACCESS_KEY_ID=testkey AWS_SECRET_ACCESS_KEY=testsecret
+export OPD_TEST_S3_READER_KEY_ID=readerkey OPD_TEST_S3_READER_SECRET=readersecret
 unset AWS_SESSION_TOKEN AWS_PROFILE
 export OPD_TEST_S3_URL=s3://opd-test/store
 

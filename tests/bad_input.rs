@@ -260,7 +260,8 @@ fn a_store_that_a_newer_program_wrote() {
     std::fs::remove_dir_all(small.path("store/log/snapshot")).unwrap_or_default();
     let first = small.path("store/log/00000000000000000000.json");
     let commit = std::fs::read_to_string(&first).unwrap();
-    let newer = commit.replacen(&format!("\"format\":{}", record::FORMAT), "\"format\":97", 1);
+    let format = record::Commit::from_json(commit.as_bytes()).unwrap().format;
+    let newer = commit.replacen(&format!("\"format\":{format}"), "\"format\":97", 1);
     let reads = format!("reads up to {}", record::FORMAT);
     assert_ne!(commit, newer);
     std::fs::write(&first, newer).unwrap();

@@ -119,3 +119,33 @@ fn a_batch_that_is_damaged_is_left_out_and_told() {
     succeeded(&compact(&small, &["--codec", "fast", "--set", "fast"]));
     assert_eq!(rows(&small, "fast"), rows(&small, "main"));
 }
+
+#[test]
+fn batches_that_were_given_up_are_passed_over() {
+    let small = Small::new();
+    succeeded(&small.run(&["learn.steps=6", "learn.keep_policies=100", "eval.sets={}"]));
+    let all: u64 = small.sql("select count(*) from (select distinct batch from rollouts)")[0].parse().unwrap();
+    let said_by = |args: &[&str]| {
+        let output = opd().arg(args[0]).arg(small.store()).args(&args[1..]).output().unwrap();
+        succeeded(&output);
+        text(&output.stdout) + &text(&output.stderr)
+    };
+    said_by(&["retain", "--keep-versions", "2"]);
+    let kept: u64 = small.sql("select count(*) from (select distinct batch from rollouts)")[0].parse().unwrap();
+    assert!(0 < kept && kept < all, "{kept} of {all}");
+    // What was given up still lies there at first; later it does not.
+    for (set, other) in [("lying", "anew.lying"), ("deleted", "anew.deleted")] {
+        let said = said_by(&["compact", "--codec", "compact", "--set", set]);
+        assert!(said.contains(&format!("{set}: {kept} batches of main")) && !said.contains("left out"), "{said}");
+        assert_eq!(rows(&small, set), rows(&small, "main"));
+        let teacher = small.path("teacher");
+        let said = said_by(&["score", "--set", other, "--teacher", teacher.to_str().unwrap()]);
+        let all_of_them = format!("score set `{other}`: {kept} of {kept} batches, {kept} of them scored now");
+        assert!(said.contains(&all_of_them) && !said.contains("left out"), "{said}");
+        let made = format!("select count(*) from objects where kind = 'scores' and score_set in ('{set}', '{other}')");
+        assert_eq!(small.sql(&made), [(2 * kept).to_string()]);
+        said_by(&["gc", "--grace", "0s"]);
+    }
+    let missing = said_by(&["verify"]);
+    assert!(missing.contains("all is as it should be"), "{missing}");
+}

@@ -1,5 +1,6 @@
 //! Whole programs, started as a user would start them.
 //!
+//! - [`archive`]: old batches in Parquet files, with every answer as before;
 //! - [`arith`]: the pipeline in the repository keeps its promises;
 //! - [`bad_input`]: what is wrong is said before any work, and nothing is written;
 //! - [`codec`]: packed scores and rollouts, read as plain ones;
@@ -11,6 +12,7 @@
 //! - [`full_disk`]: a store that is full, and goes on once there is room;
 //! - [`golden`]: a store of each format version is still read;
 //! - [`hybrid`]: draws of the tail, and of the teacher: stored, learned from, refused where they are not enough;
+//! - [`mix`]: recorded rows of another run among each step's own;
 //! - [`prompts`]: what is asked, from chats, templates and Parquet, and how its answers are counted;
 //! - [`proxy`]: a bucket behind a network that loses answers;
 //! - [`queries`]: the page of queries names what there is, and each of them has an answer;
@@ -27,6 +29,7 @@
 //! - [`teachers`]: several teachers, each for its own prompts;
 //! - [`upkeep`]: verify, du, retain, gc and pins.
 
+mod archive;
 mod arith;
 mod bad_input;
 mod codec;
@@ -38,6 +41,7 @@ mod forecast;
 mod full_disk;
 mod golden;
 mod hybrid;
+mod mix;
 mod prompts;
 mod proxy;
 mod queries;

@@ -1,4 +1,4 @@
-"""Reads a store's batches, and its export, with programs that know nothing of opd. tests/readers.rs calls it.
+"""Reads a store's batches, its archives and its export with programs that know nothing of opd. tests/readers.rs calls it.
 
     outside_readers.py OPD STORE EXPORT SEQ
 
@@ -18,6 +18,7 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 program, store, export, seq = sys.argv[1:]
 # Tables whose rows never change, and those that are replaced.
@@ -142,6 +143,49 @@ def delta():
         same(f"nulls of {frame}", [count], [found])
 
 
-for part in [batches, parquet, delta]:
+def archives():
+    """The store's archives, by pyarrow, Polars and DuckDB. Packed columns are binary there as in the batches they came from."""
+    [tokens] = ask("select count(*), sum(cardinality(response_ids)), sum(prompt_id) from rollouts")
+    [sums] = ask("select count(*), sum(k) from (select unnest(teacher_logprobs) as k from scores)")
+    [steps] = ask("select count(*), sum(step) from step_records")
+    subprocess.run([program, "archive", store], check=True, capture_output=True)
+    files = {kind: [] for kind in ["rollouts", "scores", "steps"]}
+    for [key] in ask("select key from objects where kind = 'archive'"):
+        files[key.split("/")[1]].append(f"{store}/{key}")
+
+    table = pa.concat_tables([pq.read_table(file) for file in files["rollouts"]])
+    lengths = pc.sum(pc.list_value_length(table["response_ids"])).as_py()
+    same("pyarrow", tokens, [table.num_rows, lengths, pc.sum(table["prompt_id"]).as_py()])
+    lists = pa.list_(pa.field("item", pa.int32(), nullable=False))
+    assert table.schema.field("draw_ids").type == pa.list_(pa.field("item", lists, nullable=False))
+    scores = pa.concat_tables([pq.read_table(file) for file in files["scores"]])
+    values = pc.list_flatten(scores["teacher_logprobs"])
+    same("pyarrow, scores", sums, [len(values), pc.sum(values.cast(pa.float64())).as_py()])
+    assert scores.schema.field("packed_teacher_top").type == pa.binary()
+    # A row group is a batch, and says which policy version it is of.
+    file = pq.ParquetFile(files["rollouts"][0])
+    column = file.schema_arrow.get_field_index("policy_version")
+    bounds = [file.metadata.row_group(i).column(column).statistics for i in range(file.num_row_groups)]
+    assert all(bound.min == bound.max for bound in bounds) and len({bound.min for bound in bounds}) > 1
+
+    frame = pl.concat([pl.read_parquet(file) for file in files["rollouts"]])
+    lengths = int(frame["response_ids"].list.len().sum())
+    same("Polars", tokens, [frame.height, lengths, int(frame["prompt_id"].sum())])
+    frame = pl.concat([pl.read_parquet(file) for file in files["scores"]])
+    values = frame["teacher_logprobs"].explode().cast(pl.Float64)
+    same("Polars, scores", sums, [len(values), float(values.sum())])
+
+    con = duckdb.connect()
+    rows = f"read_parquet({files['rollouts']})"
+    found = con.sql(f"select count(*), sum(len(response_ids)), sum(prompt_id) from {rows}").fetchall()
+    same("DuckDB", tokens, [int(value) for value in found[0]])
+    rows = f"read_parquet({files['scores']})"
+    found = con.sql(f"select count(*), sum(k::double) from (select unnest(teacher_logprobs) as k from {rows})")
+    same("DuckDB, scores", sums, found.fetchall()[0])
+    found = con.sql(f"select count(*), sum(step) from read_parquet({files['steps']})").fetchall()
+    same("DuckDB, step records", steps, [int(value) for value in found[0]])
+
+
+for part in [batches, parquet, delta, archives]:
     part()
     print(f"{part.__name__}: agree")

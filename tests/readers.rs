@@ -1,4 +1,4 @@
-//! A store read without us: its batches by pyarrow and Polars, its export by DuckDB, delta-rs and Polars.
+//! A store read without us: its batches by pyarrow and Polars, its archives by these and DuckDB, its export by DuckDB, delta-rs and Polars.
 
 use crate::support::{Small, in_bucket, opd, refused, succeeded, text};
 use std::{
@@ -50,7 +50,7 @@ fn programs_that_know_nothing_of_us_read_batches_and_exports_alike() {
         Command::new(python).arg(script).args([env!("CARGO_BIN_EXE_opd"), &small.store(), &to, &second]).output();
     let output = output.unwrap();
     succeeded(&output);
-    assert_eq!(text(&output.stdout), "batches: agree\nparquet: agree\ndelta: agree\n");
+    assert_eq!(text(&output.stdout), "batches: agree\nparquet: agree\ndelta: agree\narchives: agree\n");
 }
 
 #[test]

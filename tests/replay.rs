@@ -1,6 +1,6 @@
 //! Recorded rows, trained on again: bit for bit where nothing is changed, and said why not where something is.
 
-use crate::support::{Small, opd, refused, succeeded, text};
+use crate::support::{Small, in_bucket, opd, refused, succeeded, text};
 use std::{path::Path, process::Output};
 
 const DIGESTS: &str = "select step, weights_digest from steps order by step";
@@ -304,4 +304,28 @@ fn weights_that_are_not_kept_are_said_with_those_that_are() {
     program.args(["replay", "--evaluate", "--from", &small.store(), "--steps", "3"]);
     let output = program.arg(small.path("small.toml")).args(["--set", "learn.steps=12"]).output().unwrap();
     refused(&output, &["keeps no weights from before the steps 3 to 3", "weights are kept from before `1`"]);
+}
+
+#[test]
+fn a_bucket_is_replayed_into_a_folder_and_pinned_by_whoever_may_write_there() {
+    let Some(bucket) = in_bucket() else { return };
+    let sets = ["learn.max_staleness=1", "score.codec=fast", "eval.sets={}"];
+    succeeded(&bucket.run(&sets));
+    let pins = || text(&opd().args(["pin", &bucket.store()]).output().unwrap().stdout);
+    let reader = |name: &str| std::env::var(name).unwrap();
+    for (into, may_write) in [("read", false), ("written", true)] {
+        let mut program = command(&bucket, into, &[], &["eval.sets={}"]);
+        if !may_write {
+            program.env("AWS_ACCESS_KEY_ID", reader("OPD_TEST_S3_READER_KEY_ID"));
+            program.env("AWS_SECRET_ACCESS_KEY", reader("OPD_TEST_S3_READER_SECRET"));
+        }
+        let output = program.output().unwrap();
+        succeeded(&output);
+        assert_eq!(text(&output.stdout), "4 steps, every weights digest equal to the parent's\n");
+        assert_eq!(ask(&bucket.path(into), DIGESTS), bucket.sql(DIGESTS));
+        let said = text(&output.stderr);
+        assert_eq!(said.contains("is not pinned: "), !may_write, "{said}");
+        assert_eq!(said.contains("can pin it with `opd pin`"), !may_write, "{said}");
+        assert_eq!(pins().contains("replay-"), may_write, "{}", pins());
+    }
 }

@@ -1,8 +1,8 @@
 """Types at a program on a pseudo-terminal.
 
-usage: shell.py PROGRAM ARGS...; on standard input a JSON list of steps: {"type": TEXT}, {"wait": SECONDS} or {"expect": TEXT}, which
-waits until TEXT comes after what was expected before. Prints what the program printed; ends with its status, or with 99 if
-something expected did not come.
+usage: shell.py PROGRAM ARGS...; on standard input a JSON list of steps: {"type": TEXT}, {"wait": SECONDS}, {"columns": NUMBER} of the
+terminal, or {"expect": TEXT}, which waits until TEXT comes after what was expected before. Prints what the program printed; ends with
+its status, or with 99 if something expected did not come.
 """
 
 import fcntl, json, os, pty, select, struct, sys, termios, time
@@ -11,8 +11,11 @@ steps = json.load(sys.stdin)
 child, terminal = pty.fork()
 if child == 0:
     os.execv(sys.argv[1], sys.argv[1:])
-fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 120, 0, 0))
 screen, seen = "", 0
+
+
+def resize(columns):
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
 
 
 def read(seconds):
@@ -34,8 +37,11 @@ def fail(what):
     sys.exit(99)
 
 
+resize(120)
 for step in steps:
-    if "type" in step:
+    if "columns" in step:
+        resize(step["columns"])
+    elif "type" in step:
         os.write(terminal, step["type"].encode())
     elif "wait" in step:
         end = time.monotonic() + step["wait"]

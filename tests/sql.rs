@@ -30,11 +30,17 @@ fn fed(args: &[&str], input: &str) -> Output {
 
 /// What a shell on a terminal shows, and how it ends, when this is typed at it.
 fn typed(store: &str, state: &Path, steps: &[Value]) -> Output {
+    on_terminal(&[env!("CARGO_BIN_EXE_opd"), "sql", store], "xterm", state, steps)
+}
+
+/// The same of a program on a terminal that is called `term`.
+fn on_terminal(program: &[&str], term: &str, state: &Path, steps: &[Value]) -> Output {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/shell.py");
     let mut child = Command::new("python3")
-        .args([script, env!("CARGO_BIN_EXE_opd"), "sql", store])
+        .arg(script)
+        .args(program)
         .env("XDG_STATE_HOME", state)
-        .env("TERM", "xterm")
+        .env("TERM", term)
         .env("OMP_NUM_THREADS", "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -44,12 +50,24 @@ fn typed(store: &str, state: &Path, steps: &[Value]) -> Output {
     child.wait_with_output().unwrap()
 }
 
+fn say(text: &str) -> Value {
+    json!({ "type": text })
+}
+
+fn see(text: &str) -> Value {
+    json!({ "expect": text })
+}
+
+/// The editor begins to read: not an earlier prompt, drawn once more.
+fn begins() -> Value {
+    see("\x1b[?2004h")
+}
+
 #[test]
 fn a_shell_completes_continues_explains_and_remembers() {
     let small = Small::new();
     succeeded(&small.run(&["learn.steps=1"]));
     let state = small.path("state");
-    let (say, see) = (|text: &str| json!({"type": text}), |text: &str| json!({"expect": text}));
     let output = typed(
         &small.store(),
         &state,
@@ -71,6 +89,7 @@ fn a_shell_completes_continues_explains_and_remembers() {
             see("weights_digest"),
             see("opd> "),
             say("select nonsense from\r nowhere\x03"),
+            begins(),
             see("opd> "),
             say("select 5 + 5 as ten; select stalenes from consumed; select 1 as not_asked;\r"),
             see("10"),
@@ -111,6 +130,68 @@ fn a_shell_completes_continues_explains_and_remembers() {
         typed(&small.store(), nowhere, &[see("opd> "), say("select 8 * 8;\r"), see("64"), see("opd> "), say("\x04")]);
     let screen = text(&output.stdout);
     assert!(output.status.code() == Some(0) && !screen.contains("error"), "{screen}");
+}
+
+#[test]
+fn a_shell_takes_what_is_pasted_wide_characters_and_a_narrow_terminal() {
+    let small = Small::new();
+    succeeded(&small.run(&["learn.steps=1"]));
+    let narrow = json!({ "columns": 17 });
+    let output = typed(
+        &small.store(),
+        &small.path("state"),
+        &[
+            see("opd> "),
+            // Nothing pasted is a key: neither the tab nor the ends of lines.
+            say("\x1b[200~select 10 +\tse as pasted;\nselect 'b' as other;\n\x1b[201~"),
+            say("\x01\x1b[C\x05\r"),
+            see("there is no column `se`"),
+            begins(),
+            say("\x1b[200~select 10 +\n32 as pasted;\nselect 'b' || 'c' as other;\x1b[201~\r"),
+            see("42"),
+            see("bc"),
+            begins(),
+            narrow,
+            // Ten to the right, over two that are wide, and another put behind them.
+            say("select '字字e\u{301}👩‍🚀' || '🎉' as x, 6 * 7 as y;\x01"),
+            say(&"\x1b[C".repeat(10)),
+            say("語\r"),
+            see("42"),
+            begins(),
+            say("\x1b[A\x1b[A\x1b[B\x12pasted\r"),
+            see("42"),
+            begins(),
+            say("\x04"),
+        ],
+    );
+    let screen = text(&output.stdout);
+    assert!(output.status.code() == Some(0) && !screen.contains("internal error"), "{screen}");
+    let history = std::fs::read_to_string(small.path("state/opd/history")).unwrap();
+    assert!(history.contains("select '字字語e\u{301}👩‍🚀' || '🎉' as x"), "{history}");
+}
+
+#[test]
+fn a_shell_draws_on_the_terminal_and_not_into_the_data() {
+    let small = Small::new();
+    succeeded(&small.run(&["learn.steps=1"]));
+    for term in ["xterm", "dumb"] {
+        let out = small.path(&format!("{term}.csv"));
+        let redirect = "exec \"$0\" sql \"$1\" --format csv > \"$2\"";
+        let program = ["/bin/sh", "-c", redirect, env!("CARGO_BIN_EXE_opd"), &small.store(), out.to_str().unwrap()];
+        let steps = [
+            see("opd> "),
+            say("select 6 *\r7 as x;\r"),
+            see("opd> "),
+            json!({ "wait": 0.3 }),
+            say("select nonsense;\r"),
+            see("there is no column `nonsense`"),
+            see("opd> "),
+            say("select 2 as x;\r\\q\r"),
+        ];
+        let output = on_terminal(&program, term, &small.path("state"), &steps);
+        assert_eq!(output.status.code(), Some(0), "{term}: {}", text(&output.stdout));
+        assert_eq!(std::fs::read_to_string(&out).unwrap(), "x\n42\nx\n2\n", "{term}: {}", text(&output.stdout));
+    }
 }
 
 #[test]

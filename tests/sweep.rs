@@ -73,3 +73,72 @@ fn a_run_that_fails_is_named_with_its_last_words_and_the_others_are_made() {
     assert!(said.contains("nowhere") && said.contains("1 run failed"), "{said}");
     assert!(text(&made.stdout).contains("good,0.01,1,"), "{}", text(&made.stdout));
 }
+
+#[test]
+fn a_sweep_of_replays_trains_each_arm_on_the_recorded_rows() {
+    let small = Small::new();
+    let parent = small.path("parent").display().to_string();
+    succeeded(&small.run(&[&format!("store.url={parent}"), "eval.sets={}"]));
+    let replays = format!(
+        r#"
+name = "estimators"
+pipeline = ["small.toml"]
+into = "INTO"
+seeds = [1, 2]
+at_once = 2
+replay = {{ from = "{parent}", order = "seeded" }}
+
+[arms.reverse]
+[arms.forward]
+"learn.estimator" = {{ name = "forward_kl", top_k = 8 }}
+[arms.recorded]
+replay = {{ from = "{parent}", where = "prompt_id < 12" }}
+"#
+    );
+    let listed = sweep(&small, &replays, &["--dry-run"]);
+    succeeded(&listed);
+    assert!(
+        text(&listed.stdout).contains(&format!("replay --from={parent} --order=seeded")),
+        "{}",
+        text(&listed.stdout)
+    );
+    let made = sweep(
+        &small,
+        &replays,
+        &["--format", "csv", "--sql", "select arm, seed, steps, accuracy is not null from results order by 1, 2"],
+    );
+    succeeded(&made);
+    let of_recorded =
+        "select count(*) / 8 from consumed c join rollouts r on r.rollout_id = c.rollout_id where r.prompt_id < 12";
+    let ask = |store: &str, query: &str| {
+        let output = opd().args(["sql", store, query, "--format", "csv"]).output().unwrap();
+        succeeded(&output);
+        text(&output.stdout).lines().skip(1).map(str::to_string).collect::<Vec<_>>()
+    };
+    let fewer = &ask(&parent, of_recorded)[0];
+    let expected: Vec<String> = [("forward", "4"), ("recorded", fewer), ("reverse", "4")]
+        .iter()
+        .flat_map(|(arm, steps)| [1, 2].map(|seed| format!("{arm},{seed},{steps},true")))
+        .collect();
+    assert_eq!(text(&made.stdout).lines().skip(1).collect::<Vec<_>>(), expected, "{}", text(&made.stderr));
+    // The same rows for each arm of a seed, others for the next; other weights for another estimator.
+    let of = |run: &str, query: &str| ask(&small.path(&format!("runs/{run}")).display().to_string(), query);
+    let rows = "select step, rollout_id from consumed";
+    assert_eq!(of("reverse-seed1", rows), of("forward-seed1", rows));
+    assert_ne!(of("reverse-seed1", rows), of("reverse-seed2", rows));
+    let last = "select weights_digest from steps order by step desc limit 1";
+    assert_ne!(of("reverse-seed1", last), of("forward-seed1", last));
+    // It is not made again, and is not taken for what is asked for after a change.
+    let again = sweep(&small, &replays, &["--format", "csv"]);
+    succeeded(&again);
+    assert!(!text(&again.stderr).contains("-seed"), "{}", text(&again.stderr));
+    for (from, to, says) in [
+        ("order = \"seeded\"", "order = \"recorded\"", "seeded order`, the sweep asks for"),
+        ("prompt_id < 12", "prompt_id < 13", "where prompt_id < 12`, the sweep asks for"),
+        ("top_k = 8", "top_k = 4", "was made with `learn.estimator.top_k = 8`, the sweep asks for `4`"),
+    ] {
+        let refused = sweep(&small, &replays.replace(from, to), &["--results"]);
+        assert_eq!(refused.status.code(), Some(2));
+        assert!(text(&refused.stderr).contains(says), "{says}: {}", text(&refused.stderr));
+    }
+}

@@ -13,7 +13,7 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
 };
-use store::{Store, StoreOptions};
+use store::{Store, StoreError, StoreOptions};
 
 /// Rows of a batch.
 const ROWS: usize = 32;
@@ -118,7 +118,7 @@ pub fn real() -> Result<Set, AnyError> {
     }
     let teacher = Transformer::load(&folder.join("teacher"), Device::Cpu)?;
     let sequences = match &store {
-        Some(url) => rollouts(url)?,
+        Some(url) => rollouts(url, &Tokenizer::load(&folder.join("teacher"))?)?,
         None => sampled(&folder, &teacher)?,
     };
     let batches: Vec<TopColumn> =
@@ -134,11 +134,20 @@ pub fn real() -> Result<Set, AnyError> {
 
 type Sequence = (Vec<i32>, Vec<i32>);
 
-/// Prompts and responses of a store's newest batches.
+/// Prompts and responses of a store's newest batches, whose ids have to be the teacher's.
 #[tokio::main]
-async fn rollouts(url: &str) -> Result<Vec<Sequence>, AnyError> {
+async fn rollouts(url: &str, tokenizer: &Tokenizer) -> Result<Vec<Sequence>, AnyError> {
     // Cargo runs a bench where the package lies, as `make` does.
-    let store = Store::open(url, StoreOptions::default()).await.map_err(|error| format!("STORE `{url}`: {error}"))?;
+    let fault = |error: StoreError| format!("STORE `{url}`: {error}");
+    let store = Store::open(url, StoreOptions::default()).await.map_err(fault)?;
+    let has = store.follow().await.map_err(fault)?.snapshot().run.tokenizer.to_string();
+    let wants = format!("sha256:{}", tokenizer.map_digest());
+    if has != wants {
+        return Err(format!(
+            "STORE `{url}`: its tokenizer is {has}, expected {wants}: give it a run of `make demo-smollm2`"
+        )
+        .into());
+    }
     let mut sequences = Vec::new();
     for commit in store.history(None).await?.iter().rev() {
         if let Event::Rollouts(commit) = &commit.event {

@@ -10,10 +10,13 @@
 //! - `cache`: a bucket read without copies on disk, with none yet, and with all;
 //! - `visible`: from the put of a batch's scores until the learner has it, a process for each job;
 //! - `log`: start, status and SQL on a log of 100,000 commits;
-//! - `memory`: resident memory of the learner's stream and of SQL on a store ten times as large.
+//! - `memory`: resident memory of the learner's stream and of SQL on a store ten times as large;
+//! - `encodings`, `archive`: columns of the store that `STORE` names in Parquet's encodings, and a copy of it before and after `opd archive`.
 
+mod archive;
 mod cache;
 mod commits;
+mod encodings;
 mod log;
 mod material;
 mod memory;
@@ -28,7 +31,7 @@ use std::{env, fs, path::Path};
 
 type AnyError = Box<dyn std::error::Error>;
 
-const PARTS: [&str; 6] = ["reading", "commits", "cache", "visible", "log", "memory"];
+const PARTS: [&str; 8] = ["reading", "commits", "cache", "visible", "log", "memory", "encodings", "archive"];
 
 #[tokio::main]
 async fn main() -> Result<(), AnyError> {
@@ -65,6 +68,8 @@ async fn measure(part: &str, folder: &Path) -> Result<Vec<String>, AnyError> {
         "cache" => cache::cache(folder).await,
         "visible" => visible::visible(folder).await,
         "log" => log::log(folder).await,
+        "encodings" => encodings::encodings(),
+        "archive" => archive::archive(folder).await,
         _ => memory::memory(folder).await,
     }
 }

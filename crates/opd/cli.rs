@@ -110,7 +110,9 @@ enum Command {
     Du(keep::Du),
     /// Give up old rollouts, scores, step records, weights and moments.
     Retain(keep::Retain),
-    /// Delete what no commit names and what was given up.
+    /// Move what has ended into Parquet files, in which it takes less room and answers as before.
+    Archive(keep::Archive),
+    /// Delete what no commit names, what was given up and what was moved into archives.
     Gc(keep::Gc),
     /// Keep what is there now whatever retention says; or list what is kept so.
     Pin(keep::PinArgs),
@@ -173,6 +175,7 @@ pub fn run(cli: Cli) -> Result<()> {
             Command::Verify(args) => args.run().await,
             Command::Du(args) => args.run().await,
             Command::Retain(args) => args.run().await,
+            Command::Archive(args) => args.run(&Stop::listen()).await,
             Command::Gc(args) => args.run().await,
             Command::Pin(args) => args.run().await,
             Command::Unpin(args) => args.run().await,
@@ -233,8 +236,7 @@ async fn job(job: Job, args: JobArgs, teachers: &[String]) -> Result<()> {
 /// # Errors
 /// What [`preflight::check`] finds; another run in the store.
 pub async fn begin(pipeline: &Pipeline, incarnation: &str) -> Result<store::Follower> {
-    let checked = pipeline.clone();
-    let inputs = crate::error::off_thread(move || preflight::check(&checked)).await?;
     let store = crate::context::open_store(pipeline).await?;
+    let inputs = crate::replay::check_all(pipeline, &store).await?;
     identity::create(&store, pipeline, &inputs, incarnation).await
 }

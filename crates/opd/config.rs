@@ -2,6 +2,7 @@
 
 mod layers;
 mod prompts;
+mod replay;
 mod storage;
 
 use crate::{
@@ -20,6 +21,7 @@ use toml::Table;
 
 pub use layers::{apply_sets, from_table};
 pub use prompts::{EvalSection, EvalSet, Keys, PromptsSection};
+pub use replay::ReplaySection;
 pub use storage::{CacheSection, StoreSection};
 
 /// A run, as resolved from its layers.
@@ -170,6 +172,9 @@ pub struct LearnSection {
     /// A condition in SQL on the plain columns of a rollout and its scores; the learner takes the rows that meet it.
     #[serde(rename = "where", default, skip_serializing_if = "Option::is_none")]
     pub selection: Option<String>,
+    /// Recorded rows of another run among the run's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<ReplaySection>,
     /// The loss.
     pub estimator: EstimatorConfig,
     /// AdamW, clipping and schedule.
@@ -402,6 +407,8 @@ mod tests {
             ("learn.steps=many", "at `learn.steps`: invalid type: string \"many\""),
             ("learn.estimator.name=reverse_kl", "did you mean `reverse_kl_mc`?"),
             ("learn.estimator.drws=3", "unknown field `drws`"),
+            ("learn.replay.form=\"x\"", "at `learn.replay.form`: unknown field `form`"),
+            ("learn.replay={ from = \"x\" }", "at `learn.replay`: missing field `share`"),
             ("prompts.pth=x", "did you mean `path`?"),
             ("store.cache={ path = \"/c\", byts = 3 }", "did you mean `bytes`?"),
             ("store.cache={ path = \"/c\" }", "at `store.cache`: missing field `bytes`"),

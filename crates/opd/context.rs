@@ -8,6 +8,7 @@ use crate::{
     pace::Pace,
     patience,
     replay::Origin,
+    share::Share,
     stop::Stop,
 };
 use record::{Commit, Event, Job, Work};
@@ -28,7 +29,7 @@ pub struct Context {
     pub follower: Follower,
     /// When to end.
     pub stop: Stop,
-    /// The parent's rows, where the run is a replay.
+    /// The parent's rows, where the run is a replay or a learner mixes them in.
     pub origin: Option<Arc<Origin>>,
     job: Job,
     worker: String,
@@ -68,6 +69,7 @@ impl Context {
         };
         crate::identity::check(&follower.snapshot().run, &pipeline)?;
         if let Some(parent) = &follower.snapshot().run.parent
+            && parent.is_replayed_whole()
             && job != Job::Eval
         {
             let (url, of) = (&pipeline.store.url, &parent.url);
@@ -205,6 +207,7 @@ impl Pipeline {
             max_staleness: learn.max_staleness,
             when_stale: learn.when_stale,
             lag: self.rollout.lag,
+            share: learn.replay.as_ref().and_then(|replay| Share::of(replay.share)).unwrap_or_default(),
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     error::{CommandError, Result},
     output::show,
     pace::{Pace, WhenStale},
+    share::Share,
 };
 use run::{Forecast, Setup, forecast};
 use stages::{Stages, mean_and_spread};
@@ -93,6 +94,7 @@ fn plain_setup() -> Setup {
         max_staleness: 4,
         when_stale: WhenStale::Drop,
         lag: 0,
+        share: Share::default(),
     };
     Setup {
         pace,

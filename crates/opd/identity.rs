@@ -6,7 +6,7 @@ use crate::{
     preflight::Inputs,
 };
 use bytes::Bytes;
-use record::{Digest, Job, ObjectRef, Policy, PolicyVersion, PromptSet, Run, ScoreSet, Work};
+use record::{Digest, Job, ObjectRef, Parent, Policy, PolicyVersion, PromptSet, Run, ScoreSet, Work};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -123,8 +123,21 @@ pub fn check(run: &Run, pipeline: &Pipeline) -> Result<()> {
         return differs("cut of prompts", text(run.units), text(pipeline.units()));
     }
     // What a replay's rows hold is its parent's affair.
-    if run.parent.is_some() {
+    if run.parent.as_ref().is_some_and(Parent::is_replayed_whole) {
         return Ok(());
+    }
+    // Which run it is, the learner compares.
+    let said = |share: f64, condition: &Option<String>| {
+        format!(
+            "a share of {share}{}",
+            condition.as_ref().map_or(String::new(), |condition| format!(" where {condition}"))
+        )
+    };
+    let mixed = run.parent.as_ref().and_then(|parent| Some(said(parent.share?, &parent.condition)));
+    let asked = pipeline.learn.replay.as_ref().map(|replay| said(replay.share, &replay.condition));
+    if mixed != asked {
+        let text = |mix: Option<String>| mix.unwrap_or_else(|| "none".into());
+        return differs("learn.replay", text(mixed), text(asked));
     }
     let set = pipeline.score_set();
     // A run of an earlier program says nothing of the sampler's top-k.

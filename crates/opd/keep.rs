@@ -1,5 +1,6 @@
 //! Looking after a store: what is in it and whether it is sound, what is kept, and what may go.
 
+mod archive;
 mod du;
 mod gc;
 mod grid;
@@ -8,6 +9,7 @@ mod quantity;
 pub(crate) mod retain;
 mod verify;
 
+pub use archive::Archive;
 pub use du::Du;
 pub use gc::Gc;
 pub use pin::{PinArgs, Unpin};

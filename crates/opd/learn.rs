@@ -8,8 +8,10 @@ use crate::{
     failpoint::Point,
     identity,
     output::say,
+    pace::Pace,
     plan::{self, Learn, Next},
     policy::PolicyLoader,
+    replay::Mix,
     score::drop_damaged,
     score_set,
     selection::Selecting,
@@ -20,7 +22,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use learner::{EstimatorConfig, Learner, LearnerSettings, OptimizerConfig, StepReport, TrainRow};
 use record::{
-    BatchId, BatchRows, Budget, ConsumedRollout, Digest, Event, Policy, PolicyVersion, Replayed, Retirement,
+    BatchId, BatchRows, Budget, ConsumedRollout, Digest, Event, Parent, Policy, PolicyVersion, Replayed, Retirement,
     StepCommit, encode_step,
 };
 use serde::{Deserialize, Serialize};
@@ -71,6 +73,15 @@ pub(crate) struct Outcome {
     weights: Bytes,
 }
 
+/// The rows of a step.
+#[derive(Default)]
+pub(crate) struct Minibatch {
+    /// Those whose versions are compared with the learner's: the run's own, or all that a replay trains on.
+    pub(crate) rows: Vec<Scored>,
+    /// Those that another run sampled, beside the run's own.
+    pub(crate) foreign: Vec<Scored>,
+}
+
 /// What a step was made of, as its commit names it.
 #[derive(Default)]
 pub(crate) struct Taken {
@@ -94,6 +105,11 @@ pub async fn run(mut job: Context) -> Result<()> {
         score_set::check_sampler(&what, batch.codec.unwrap_or_default(), &settings.estimator)?;
     }
     let mut selecting = Selecting::new(&job.pipeline)?;
+    let mut mix = Mix::open(&job.pipeline, job.now().run.parent.as_ref()).await?;
+    if let Some(mix) = &mix {
+        mix.keep(&job.now().run).await?;
+        job.origin = Some(mix.origin());
+    }
     let mut trainee = resume(&mut job, &settings).await?;
     record_settings(&mut job).await?;
     let (pace, score_set) = (job.pace(), job.pipeline.score.set.clone());
@@ -115,11 +131,16 @@ pub async fn run(mut job: Context) -> Result<()> {
             Next::Do(Learn::Step(consumed)) => {
                 job.begin();
                 match fetch(&job.store, consumed.clone(), settings.read).await {
-                    Ok(portions) => {
+                    Ok(rows) => {
                         let consumed =
                             consumed.into_iter().map(|batch| BatchRows { batch: batch.batch, rows: batch.rows });
-                        let taken = Taken { consumed: consumed.collect(), ..Taken::default() };
-                        let outcome = off_thread(move || step(trainee, portions)).await?;
+                        let (replayed, foreign) = match &mut mix {
+                            Some(mix) => mix.take(trainee.version.0 + 1, settings.read).await?,
+                            None => Default::default(),
+                        };
+                        let taken = Taken { consumed: consumed.collect(), replayed };
+                        let minibatch = Minibatch { rows, foreign };
+                        let outcome = make(trainee, minibatch, mix.as_mut(), pace, settings.read).await?;
                         trainee = match commit(&mut job, outcome, taken, &score_set, selecting.verdicts()).await? {
                             Some(trainee) => trainee,
                             None => {
@@ -141,6 +162,22 @@ pub async fn run(mut job: Context) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A step; while it is computed, the rows that the next one mixes in are read.
+async fn make(
+    trainee: Trainee,
+    minibatch: Minibatch,
+    mix: Option<&mut Mix>,
+    pace: Pace,
+    read: Budget,
+) -> Result<Outcome> {
+    let next = trainee.version.0 + 2;
+    let work = off_thread(move || step(trainee, minibatch));
+    match mix.filter(|_| next <= pace.steps) {
+        Some(mix) => tokio::join!(work, mix.read_ahead(next, read)).0,
+        None => work.await,
+    }
 }
 
 /// Another learner's step ends this one: whichever commits first goes on.
@@ -192,15 +229,15 @@ pub(crate) async fn resume(job: &mut Context, settings: &StepSettings) -> Result
         // The learner stays where it is; everything else is as it was then, the number of threads included.
         let (device, threads) = (std::mem::replace(&mut then.device, settings.device.clone()), then.threads);
         trainee = with_teacher(job, with_settings(trainee, then)?).await?;
-        let portions = match recorded_rows(job, &recorded, trainee.settings.read).await {
-            Ok(portions) => portions,
+        let minibatch = match recorded_rows(job, &recorded, trainee.settings.read).await {
+            Ok(minibatch) => minibatch,
             Err(Unread::Fatal(error)) => return Err(error),
             Err(Unread::Damaged(batch, error)) => {
                 let what = format!("step {} cannot be executed again: batch `{batch}`: {error}", recorded.step);
                 return Err(CommandError::new(what).hint("bring the object back from a copy"));
             }
         };
-        let mut outcome = off_thread(move || step(trainee, portions)).await?;
+        let mut outcome = off_thread(move || step(trainee, minibatch)).await?;
         let digest = Digest::of(&outcome.weights);
         if digest != recorded.weights_digest {
             say(&format!(
@@ -282,14 +319,16 @@ pub(crate) async fn fetch(
 }
 
 /// The rows of a recorded step: its own run's, then its parent's.
-async fn recorded_rows(job: &Context, step: &StepCommit, read: Budget) -> std::result::Result<Vec<Scored>, Unread> {
+async fn recorded_rows(job: &Context, step: &StepCommit, read: Budget) -> std::result::Result<Minibatch, Unread> {
     let own = recorded_minibatch(job.now(), step).map_err(Unread::Fatal)?;
-    let mut portions = fetch(&job.store, own, read).await?;
-    if let Some(origin) = &job.origin {
-        let minibatch = origin.select(step.replayed.iter().map(|replayed| &replayed.of)).map_err(Unread::Fatal)?;
-        portions.extend(fetch(&origin.store, minibatch, read).await?);
-    }
-    Ok(portions)
+    let rows = fetch(&job.store, own, read).await?;
+    let Some(origin) = &job.origin else { return Ok(Minibatch { rows, ..Minibatch::default() }) };
+    let parents = origin.read(step.replayed.iter().map(|replayed| &replayed.of), read).await?;
+    let is_replay = job.now().run.parent.as_ref().is_some_and(Parent::is_replayed_whole);
+    Ok(match is_replay {
+        true => Minibatch { rows: parents, ..Minibatch::default() },
+        false => Minibatch { rows, foreign: parents },
+    })
 }
 
 /// Where the rows of a recorded step lie.
@@ -310,14 +349,15 @@ fn recorded_minibatch(now: &Snapshot, step: &StepCommit) -> Result<Vec<SelectedB
 }
 
 /// One optimizer step: pure but for the time it takes.
-pub(crate) fn step(mut trainee: Trainee, portions: Vec<Scored>) -> Result<Outcome> {
+pub(crate) fn step(mut trainee: Trainee, minibatch: Minibatch) -> Result<Outcome> {
     // Said on the thread that computes: the number of threads is part of the result's bits.
     model::set_threads(trainee.settings.threads as usize);
     let number = trainee.version.0 + 1;
     let mut rows = Vec::new();
     let mut consumed = Vec::new();
-    for Scored { rows: selected, data, .. } in &portions {
-        let staleness = trainee.version.staleness_of(data.rollouts().policy_version());
+    let (own, foreign) = (minibatch.rows.iter().map(|of| (of, true)), minibatch.foreign.iter().map(|of| (of, false)));
+    for (Scored { rows: selected, data, .. }, is_comparable) in own.chain(foreign) {
+        let staleness = is_comparable.then(|| trainee.version.staleness_of(data.rollouts().policy_version()));
         for row in selected.iter() {
             let scored = data.row(row as usize);
             consumed.push((scored.rollout.rollout_id.to_string(), staleness));
@@ -334,7 +374,7 @@ pub(crate) fn step(mut trainee: Trainee, portions: Vec<Scored>) -> Result<Outcom
     }
     let consumed = consumed.into_iter().zip(&report.rows).map(|((rollout_id, staleness), row)| ConsumedRollout {
         rollout_id,
-        staleness: staleness as u32,
+        staleness: staleness.map(|staleness| staleness as u32),
         learner_logprobs: row.learner_logprobs.clone(),
         reverse_kl: row.reverse_kl.clone(),
         forward_kl: row.forward_kl.clone(),

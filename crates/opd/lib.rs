@@ -43,6 +43,7 @@ pub mod score;
 pub mod score_set;
 pub mod selection;
 pub mod sft;
+pub mod share;
 pub mod simulation;
 pub mod sql;
 pub mod status;

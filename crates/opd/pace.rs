@@ -1,6 +1,6 @@
 //! How far sampling may run ahead of the learner, and what becomes of rows that grow old meanwhile.
 
-use crate::verdicts::Verdicts;
+use crate::{share::Share, verdicts::Verdicts};
 use record::{PolicyVersion, RowSet};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -21,6 +21,8 @@ pub struct Pace {
     pub when_stale: WhenStale,
     /// How many versions before the newest published one samples.
     pub lag: u64,
+    /// How many of a minibatch's rows another run has sampled: so many less are waited for.
+    pub share: Share,
 }
 
 /// What becomes of a row whose staleness would exceed `max_staleness`.
@@ -37,9 +39,19 @@ pub enum WhenStale {
 }
 
 impl Pace {
-    /// Rows of `steps` steps. Saturates, since a staleness or a number of steps without a bound is written as a huge number.
+    /// Rows of the run's own that the first `steps` steps take. Saturates, since a staleness or a number of steps without a bound
+    /// is written as a huge number.
     pub fn rows(self, steps: u64) -> u64 {
-        steps.saturating_mul(u64::from(self.rows_per_step))
+        self.rows_from(PolicyVersion(0), steps)
+    }
+
+    /// Rows of the run's own that the `steps` steps take which the learner makes from `version` on.
+    pub fn rows_from(self, version: PolicyVersion, steps: u64) -> u64 {
+        let first = |steps: u64| {
+            u128::from(steps) * u128::from(self.rows_per_step) - self.share.rows(steps, self.rows_per_step)
+        };
+        let rows = first(version.0.saturating_add(steps)) - first(version.0);
+        u64::try_from(rows).unwrap_or(u64::MAX)
     }
 
     /// The version that samples now: the newest published one less the lag, or the first where there are not so many. Where an
@@ -54,7 +66,7 @@ impl Pace {
     /// waits for no more steps than that leaves it.
     pub fn room(self, now: &Snapshot) -> u64 {
         let born = now.version.staleness_of(self.sampling_version(now));
-        self.rows(self.max_staleness.saturating_add(1).saturating_sub(born))
+        self.rows_from(now.version, self.max_staleness.saturating_add(1).saturating_sub(born))
     }
 
     /// Whether rows of `version` are to be dropped.
@@ -67,7 +79,7 @@ impl Pace {
         PolicyVersion(claim.newest.0.saturating_sub(self.lag))
     }
 
-    /// The next step's rows, whole, or `None` as long as the learner waits for them. With `verdicts` they are of those that pass.
+    /// The next step's rows of the run's own, whole, or `None` as long as the learner waits for them. With `verdicts` they are of those that pass.
     pub fn minibatch(self, now: &Snapshot, score_set: &str, verdicts: Option<&Verdicts>) -> Option<Vec<SelectedBatch>> {
         let max = if self.when_stale == WhenStale::Reweight { u64::MAX } else { self.max_staleness };
         let staleness = Staleness { against: now.version, min: self.min_staleness.min(now.version.0), max };
@@ -81,7 +93,8 @@ impl Pace {
             // Whose time runs out first, goes first; the sort is stable, so within a version the prompt order stays.
             batches.sort_by_key(|batch| batch.policy_version);
         }
-        let mut missing = self.rows_per_step;
+        // At most `rows_per_step`, which is a u32; none only where a step takes another run's rows alone, which no settings allow.
+        let mut missing = u32::try_from(self.rows_from(now.version, 1)).unwrap_or(self.rows_per_step);
         let mut minibatch = Vec::new();
         for mut batch in batches {
             batch.rows = batch.rows.take(missing);
@@ -96,7 +109,7 @@ impl Pace {
     }
 
     /// Whether every row that a step on `minibatch` leaves behind, stored or still being sampled, can be consumed in time by
-    /// later steps of `rows_per_step` rows each.
+    /// later steps.
     ///
     /// By Hall's condition for unit jobs with deadlines: for each version v', the rows of v' and older fit into the steps that
     /// are left to v'. Back-pressure keeps that so for the rows whose time runs out first, so a minibatch of these is taken
@@ -124,7 +137,7 @@ impl Pace {
             due += rows;
             // The steps that find the learner at a version from the next one to `version + max_staleness`.
             let steps = version.0.saturating_add(self.max_staleness).saturating_sub(now.version.0);
-            due <= self.rows(steps)
+            due <= self.rows_from(PolicyVersion(now.version.0 + 1), steps)
         })
     }
 }

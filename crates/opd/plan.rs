@@ -69,9 +69,9 @@ pub fn is_wanted(now: &Snapshot, part: &UnitRows, version: PolicyVersion, pace: 
 /// Rows that a worker may take on: those whose claim lapsed, those to be sampled again, the next unit. What it delivers in
 /// the same commit is not among them, even where another took it over and fell silent too.
 ///
-/// Back-pressure: work ahead of the learner never exceeds [`Pace::room`], so nothing is born stale. Only where a selection has
-/// rejected rows and what is left is less than a minibatch, a whole unit is added all the same: it exceeds the room by less than
-/// a unit. Rows that were rejected do not count as those that the run has to sample.
+/// Back-pressure: work ahead of the learner never exceeds [`Pace::room`], so nothing is born stale. Only where what is there is less than
+/// a minibatch, because a selection has rejected rows or the run's own part of a minibatch is no whole number of units, a whole unit is
+/// added all the same: it exceeds the room by less than a unit. Rows that were rejected do not count as those that the run has to sample.
 pub fn claimable_unit(
     now: &Snapshot,
     delivered: Option<&UnitRows>,
@@ -91,7 +91,7 @@ pub fn claimable_unit(
     }
     let unit_rows = u64::from(now.run.units.rows());
     let (ahead, room) = (now.rows_ahead(), pace.room(now));
-    let fits = ahead + unit_rows <= room || ahead < room.min(pace.rows(1));
+    let fits = ahead + unit_rows <= room || ahead < room.min(pace.rows_from(now.version, 1));
     let rejected = now.ended.dropped.get(&DropReason::Selection).copied().unwrap_or(0);
     let is_left = (now.next_unit * unit_rows).saturating_sub(rejected) < pace.rows(pace.steps);
     (fits && is_left).then(|| UnitRows { unit: now.next_unit, rows: RowSet::first(now.run.units.rows()) })

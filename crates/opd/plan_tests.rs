@@ -1,6 +1,7 @@
 //! Each plan by itself, on states made by hand; `simulation` drives them together.
 
 use super::*;
+use crate::share::Share;
 use record::{
     Claims, Commit, Digest, EvalCommit, Event, FORMAT, Job, ObjectRef, Policy, Retirement, RolloutCommit, ScoreCommit,
     StepCommit, Work,
@@ -9,8 +10,15 @@ use std::collections::BTreeMap;
 
 const SET: &str = "main";
 const NOBODY: Lapsed<'static> = &|_| false;
-const PACE: Pace =
-    Pace { rows_per_step: 8, steps: 20, min_staleness: 0, max_staleness: 3, when_stale: WhenStale::Drop, lag: 0 };
+const PACE: Pace = Pace {
+    rows_per_step: 8,
+    steps: 20,
+    min_staleness: 0,
+    max_staleness: 3,
+    when_stale: WhenStale::Drop,
+    lag: 0,
+    share: Share::default(),
+};
 
 /// A log with units of four rows.
 struct Log(Snapshot);

@@ -73,13 +73,22 @@ pub fn check_replay(pipeline: &Pipeline, run: &Run, parent: Parent) -> Result<In
     let student = check_model("student.model", &pipeline.student.model)?;
     let url = parent.url.clone();
     let inputs = inputs(pipeline, &student, run.teachers.clone(), run.prompts.clone(), Some(parent))?;
-    if inputs.tokenizer_digest != run.tokenizer {
-        let (model, found) = (pipeline.student.model.display(), inputs.tokenizer_digest);
-        let what =
-            format!("student.model is `{model}` with the tokenizer {found}, the run in `{url}` has {}", run.tokenizer);
-        return Err(CommandError::new(what).hint("tokens are recorded as ids: both need one token map"));
-    }
+    check_tokens(pipeline, &inputs, run, &url)?;
     Ok(inputs)
+}
+
+/// That rows of the `run` in `url` are of the student's tokens. One map has one vocabulary.
+///
+/// # Errors
+/// If it has others.
+pub fn check_tokens(pipeline: &Pipeline, inputs: &Inputs, run: &Run, url: &str) -> Result<()> {
+    if inputs.tokenizer_digest == run.tokenizer {
+        return Ok(());
+    }
+    let (model, found) = (pipeline.student.model.display(), inputs.tokenizer_digest);
+    let what =
+        format!("student.model is `{model}` with the tokenizer {found}, the run in `{url}` has {}", run.tokenizer);
+    Err(CommandError::new(what).hint("tokens are recorded as ids: both need one token map"))
 }
 
 fn inputs(
@@ -230,6 +239,7 @@ pub fn check_settings(pipeline: &Pipeline) -> Result<()> {
     if pipeline.run.patience_s.is_nan() || pipeline.run.patience_s < 0.0 {
         return fault(format!("run.patience_s is {}", pipeline.run.patience_s), "it must not be below 0");
     }
+    crate::replay::check_mix(pipeline)?;
     crate::selection::check(pipeline)?;
     check_estimator(pipeline)
 }

@@ -19,8 +19,7 @@ pub struct Recorded {
 /// without those that somebody found damaged, and those that were given up. Of several
 /// scores of a batch the first count.
 pub fn scored(commits: &[Commit], score_set: &str, versions: &Versions) -> Vec<Recorded> {
-    let gone: BTreeSet<&BatchId> =
-        commits.iter().flat_map(|commit| damaged(&commit.event).chain(given_up(&commit.event))).collect();
+    let gone = gone(commits);
     let mut sampled: BTreeMap<&BatchId, &RolloutCommit> = BTreeMap::new();
     let (mut recorded, mut seen) = (Vec::new(), BTreeSet::new());
     for commit in commits {
@@ -36,6 +35,11 @@ pub fn scored(commits: &[Commit], score_set: &str, versions: &Versions) -> Vec<R
         }
     }
     recorded
+}
+
+/// Batches that nobody is to read any more: somebody found them damaged, or gave them up.
+pub fn gone(commits: &[Commit]) -> BTreeSet<&BatchId> {
+    commits.iter().flat_map(|commit| damaged(&commit.event).chain(given_up(&commit.event))).collect()
 }
 
 /// The score sets of a log, the run's own and those beside them, by name.

@@ -3,9 +3,12 @@
 
 mod compare;
 mod evaluate;
+mod mix;
 mod parent;
 mod pin;
+mod pool;
 mod script;
+mod source;
 
 use crate::{
     cli::PipelineArgs,
@@ -13,38 +16,27 @@ use crate::{
     context::{Context, open_store},
     error::{CommandError, Result, off_thread},
     identity,
-    learn::{self, StepSettings, Taken, Unread},
+    learn::{self, Minibatch, StepSettings, Taken, Unread},
     output::{say, show},
     preflight, progress,
     stop::Stop,
 };
 use clap::{Args, ValueEnum};
 use parent::{Asked, ParentRun};
-use record::{BatchRows, Budget, Event, Job, Parent, PolicyVersion, ReplayOrder, StepCommit};
+use record::{BatchRows, Budget, Event, Job, Parent, PolicyVersion, StepCommit};
 use script::Script;
 use std::sync::Arc;
-use store::{Scored, Store, StoreError};
+use store::{Scored, StoreError};
 
+pub(crate) use mix::{Mix, check as check_mix, check_all};
 pub use script::Origin;
+pub use source::{Order, Source};
 
 /// What is asked of `opd replay`.
 #[derive(Clone, Debug, Args)]
 pub struct ReplayArgs {
-    /// The store whose rows are replayed: a directory, file:///..., or s3://bucket/prefix.
-    #[arg(long, value_name = "STORE")]
-    from: String,
-    /// See it as it was after this commit.
-    #[arg(long, value_name = "SEQ")]
-    at: Option<u64>,
-    /// Only rows of its table `scored` for which this holds: "source = 'gsm8k' and policy_version > 20".
-    #[arg(long = "where", value_name = "SQL")]
-    condition: Option<String>,
-    /// In which order.
-    #[arg(long, value_enum, default_value_t = Order::Recorded)]
-    order: Order,
-    /// With the scores of this set; without, of score.set.
-    #[arg(long, value_name = "NAME")]
-    score_set: Option<String>,
+    #[command(flatten)]
+    source: Source,
     /// The store of the new run.
     #[arg(long, value_name = "STORE", required_unless_present = "evaluate", conflicts_with = "evaluate")]
     into: Option<String>,
@@ -61,15 +53,6 @@ pub struct ReplayArgs {
     pipeline: PipelineArgs,
 }
 
-/// In which order rows are taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Order {
-    /// As the steps of the store took them.
-    Recorded,
-    /// A permutation of every scored row, by the pipeline's seed.
-    Seeded,
-}
-
 /// How an answer is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
@@ -79,15 +62,6 @@ enum Format {
     Csv,
 }
 
-impl From<Order> for ReplayOrder {
-    fn from(order: Order) -> Self {
-        match order {
-            Order::Recorded => ReplayOrder::Recorded,
-            Order::Seeded => ReplayOrder::Seeded,
-        }
-    }
-}
-
 /// Replays a store into another, or evaluates an estimator on its steps.
 ///
 /// # Errors
@@ -95,9 +69,7 @@ impl From<Order> for ReplayOrder {
 /// that is damaged.
 pub async fn run(args: ReplayArgs) -> Result<()> {
     let mut pipeline = Pipeline::load(&args.pipeline.files, &args.pipeline.sets)?;
-    if let Some(set) = &args.score_set {
-        pipeline.score.set.clone_from(set);
-    }
+    as_replayed(&mut pipeline, &args.source);
     model::set_threads(pipeline.learn.threads as usize);
     let Some(into) = args.into.clone() else { return evaluate::run(&args, pipeline).await };
     pipeline.store.url = into;
@@ -108,34 +80,32 @@ pub async fn run(args: ReplayArgs) -> Result<()> {
         Err(error) => return Err(error.into()),
     };
     // A replay that goes on sees its parent as it did when it began.
-    let at = args.at.or(begun.map(|parent| parent.seq));
-    let parent = ParentRun::open(&args.from, at, &mut pipeline).await?;
-    preflight::check_settings(&pipeline)?;
-    let asked = Asked { order: args.order.into(), condition: args.condition.as_deref() };
-    let script = parent.script(&pipeline, &asked).await?;
+    let source = Source { at: args.source.at.or(begun.map(|parent| parent.seq)), ..args.source.clone() };
+    let (parent, script) = open(&source, &mut pipeline).await?;
     let steps = script.steps.len() as u64;
     if steps < pipeline.learn.steps {
-        let (url, wanted) = (&args.from, pipeline.learn.steps);
+        let (url, wanted) = (&source.from, pipeline.learn.steps);
         say(&format!("`{url}` has rows for {steps} steps, learn.steps is {wanted}: the replay ends with step {steps}"));
         pipeline.learn.steps = steps;
     }
     let script = Script { steps: script.steps.into_iter().take(pipeline.learn.steps as usize).collect(), ..script };
-    parent.check_objects(&script).await?;
+    parent.check_objects(script.objects()).await?;
     let named = Parent {
-        url: args.from.clone(),
+        url: source.from.clone(),
         run_id: parent.run.run_id.clone(),
         seq: parent.seq,
-        order: asked.order,
-        condition: args.condition.clone(),
+        order: source.order.into(),
+        condition: source.condition.clone(),
+        share: None,
     };
     let (checked, recorded) = (pipeline.clone(), parent.run.clone());
     let inputs = off_thread(move || preflight::check_replay(&checked, &recorded, named)).await?;
     let follower = identity::create(&store, &pipeline, &inputs, &store::unique_id()).await?;
-    pin::keep(&parent, &script, &follower.snapshot().run).await?;
+    pin::keep(&parent, script.versions(), &follower.snapshot().run).await?;
 
     let (stop, kept) = (Stop::listen(), parent.clone());
     let mut job = Context::new(pipeline, store, follower, Job::Learn, "learn-0".into(), stop);
-    job.origin = Some(Arc::new(Origin::new(parent.store, &script)));
+    job.origin = Some(Arc::new(Origin::new(parent.store, script.batches.clone())));
     replay(&mut job, &script).await?;
     if !job.now().finished {
         say("stopped; the same command goes on from here");
@@ -147,6 +117,34 @@ pub async fn run(args: ReplayArgs) -> Result<()> {
     let compared = compare::compare(&parent, &child);
     show(&compared.sentence())?;
     compared.verdict()
+}
+
+/// The pipeline as a replay takes it: there are no rows of its own to mix others into.
+fn as_replayed(pipeline: &mut Pipeline, source: &Source) {
+    if let Some(set) = &source.score_set {
+        pipeline.score.set.clone_from(set);
+    }
+    pipeline.learn.replay = None;
+}
+
+/// The run that rows are taken from, and the rows of each step.
+async fn open(source: &Source, pipeline: &mut Pipeline) -> Result<(ParentRun, Script)> {
+    let parent = ParentRun::open(&source.from, source.at, pipeline).await?;
+    preflight::check_settings(pipeline)?;
+    let asked = Asked { order: source.order.into(), condition: source.condition.as_deref() };
+    let script = parent.script(pipeline, &asked).await?;
+    Ok((parent, script))
+}
+
+/// For how many steps there are rows, at most `learn.steps`.
+///
+/// # Errors
+/// As [`run`] before any step.
+pub(crate) async fn length(source: &Source, pipeline: &Pipeline) -> Result<u64> {
+    let mut pipeline = pipeline.clone();
+    as_replayed(&mut pipeline, source);
+    let (_, script) = open(source, &mut pipeline).await?;
+    Ok((script.steps.len() as u64).min(pipeline.learn.steps))
 }
 
 /// The steps among some commits.
@@ -180,12 +178,12 @@ async fn replay(job: &mut Context, script: &Script) -> Result<()> {
             Some((read_for, read)) if read_for == version => read,
             _ => fetch(origin.as_deref(), script, version, settings.read).await,
         };
-        let portions = read?;
+        let minibatch = Minibatch { rows: read?, ..Minibatch::default() };
         let taken = Taken { replayed: rows.clone(), ..Taken::default() };
         // The next step's rows are read while this one is computed.
         let next = PolicyVersion(version.0 + 1);
         let (outcome, read) = tokio::join!(
-            off_thread(move || learn::step(trainee, portions)),
+            off_thread(move || learn::step(trainee, minibatch)),
             fetch(origin.as_deref(), script, next, settings.read)
         );
         ahead = Some((next, read));
@@ -211,21 +209,21 @@ async fn fetch(
     budget: Budget,
 ) -> Result<Vec<Scored>> {
     let (Some(origin), Some(rows)) = (origin, script.steps.get(version.0 as usize)) else { return Ok(Vec::new()) };
-    read(&origin.store, origin, rows.iter().map(|replayed| &replayed.of), version.0 + 1, budget).await
+    read(origin, rows.iter().map(|replayed| &replayed.of), version.0 + 1, budget).await
 }
 
 /// Rows of recorded batches, as much of each as `budget` says.
 async fn read<'a>(
-    store: &Store,
     origin: &Origin,
     rows: impl Iterator<Item = &'a BatchRows>,
     step: u64,
     budget: Budget,
 ) -> Result<Vec<Scored>> {
-    learn::fetch(store, origin.select(rows)?, budget).await.map_err(|unread| match unread {
+    origin.read(rows, budget).await.map_err(|unread| match unread {
         Unread::Fatal(error) => error,
         Unread::Damaged(batch, error) => {
-            CommandError::new(format!("step {step} cannot be replayed: batch `{batch}` of `{}`: {error}", store.url()))
+            let url = origin.store.url();
+            CommandError::new(format!("step {step} cannot be replayed: batch `{batch}` of `{url}`: {error}"))
                 .hint("bring the object back from a copy, or leave its rows out with --where")
         }
     })

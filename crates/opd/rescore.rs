@@ -229,13 +229,15 @@ async fn chosen(store: &Store, seq: u64, condition: &str) -> Result<BTreeSet<Bat
     Ok(chosen)
 }
 
-/// The batches that were delivered, in the order of the log.
+/// The batches that were delivered, in the order of the log; without those that are damaged or were given up.
 fn delivered<'a>(commits: &'a [Commit], wanted: Option<&BTreeSet<BatchId>>) -> Vec<&'a RolloutCommit> {
+    let gone = crate::recorded::gone(commits);
     let delivered = commits.iter().filter_map(|commit| match &commit.event {
         Event::Rollouts(rollouts) => Some(rollouts),
         _ => None,
     });
-    delivered.filter(|of| wanted.is_none_or(|wanted| wanted.contains(&of.batch))).collect()
+    let is_wanted = |of: &&RolloutCommit| wanted.is_none_or(|wanted| wanted.contains(&of.batch));
+    delivered.filter(|of| !gone.contains(&of.batch)).filter(is_wanted).collect()
 }
 
 /// The batches with scores in the set.

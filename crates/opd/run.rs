@@ -9,7 +9,7 @@ use crate::{
     output::{say, show},
     patience, plan, preflight,
     progress::Lines,
-    recorded, status,
+    recorded, replay, status,
     stop::{self, Stop},
 };
 use record::{Event, Job};
@@ -33,10 +33,9 @@ const LOOK: Duration = Duration::from_millis(200);
 pub async fn run(args: PipelineArgs, dry_run: bool, collect: bool) -> Result<()> {
     let pipeline = Pipeline::load(&args.files, &args.sets)?;
     preflight::check_settings(&pipeline)?;
-    open_store(&pipeline).await?;
+    let store = open_store(&pipeline).await?;
     if dry_run {
-        let checked = pipeline.clone();
-        crate::error::off_thread(move || preflight::check(&checked).map(drop)).await?;
+        replay::check_all(&pipeline, &store).await?;
         return show(&pipeline.to_toml());
     }
     let stop = Stop::listen();

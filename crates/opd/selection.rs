@@ -27,21 +27,22 @@ pub struct Selecting {
     next_warning: u64,
 }
 
-/// Checks `learn.where`.
+/// Checks `learn.where`, and that what takes part of a unit leaves room for the rest of it.
 ///
 /// # Errors
-/// A predicate that cannot be asked of a row, with the nearest column for a misspelt one; a pace that leaves it no room.
+/// A predicate that cannot be asked of a row, with the nearest column for a misspelt one; a pace that leaves no room.
 pub fn check(pipeline: &Pipeline) -> Result<()> {
     let learn = &pipeline.learn;
-    if parse(pipeline)?.is_none() || learn.when_stale != WhenStale::Wait {
-        return Ok(());
-    }
+    let key = match (parse(pipeline)?, &learn.replay) {
+        (Some(_), _) => "learn.where",
+        (None, Some(_)) => "learn.replay",
+        (None, None) => return Ok(()),
+    };
     let least = learn.publish_every.max(pipeline.rollout.lag + 1);
-    if learn.max_staleness < least {
-        let what =
-            format!("learn.when_stale is `wait` at learn.max_staleness = {} with learn.where", learn.max_staleness);
+    if learn.when_stale == WhenStale::Wait && learn.max_staleness < least {
+        let what = format!("learn.when_stale is `wait` at learn.max_staleness = {} with {key}", learn.max_staleness);
         return Err(CommandError::new(what).hint(format!(
-            "what a selection leaves of a unit has to wait for one more step: set learn.max_staleness = {least} or more, or \
+            "what a step leaves of a unit has to wait for one more step: set learn.max_staleness = {least} or more, or \
              when_stale = \"drop\""
         )));
     }
@@ -93,7 +94,8 @@ impl Selecting {
             |(id, batch): &(&BatchId, &Batch)| batch.scores.contains_key(&self.score_set) && !self.verdicts.knows(id);
         let new: Vec<(BatchId, Batch)> =
             job.now().pending().filter(is_new).map(|(id, batch)| (id.clone(), batch.clone())).collect();
-        let (store, score_set) = (job.store.clone(), self.score_set.clone());
+        // What is chosen from is trained on next: of a bucket it is fetched once.
+        let (store, score_set) = (job.store.looking_ahead(), self.score_set.clone());
         let ahead = store.options().prefetch.max(1);
         let mut judged =
             stream::iter(new).map(|(id, batch)| judge(&store, predicate, &score_set, id, batch)).buffered(ahead);

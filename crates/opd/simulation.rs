@@ -81,9 +81,11 @@ impl Shape {
 
     /// Most rows that may lie ahead of the learner, those to be sampled again included.
     pub(crate) fn room(self) -> u64 {
-        // A selection is given a whole unit where part of one would do.
-        let over = if self.rejects_percent > 0 { u64::from(self.unit_rows) - 1 } else { 0 };
-        self.pace.rows(self.pace.max_staleness + 1) + over
+        // A selection is given a whole unit where part of one would do, and so is a step that another run's rows are part of; of these
+        // one step may take a row less than another.
+        let mixes = !self.pace.share.is_none();
+        let over = if self.rejects_percent > 0 || mixes { u64::from(self.unit_rows) - 1 } else { 0 };
+        self.pace.rows(self.pace.max_staleness + 1) + over + u64::from(mixes)
     }
 
     /// Whether a step's weights are published, and whether it is a checkpoint.
@@ -414,14 +416,16 @@ fn any_shape(seed: u64) -> Shape {
     let publish_every = pick(1, 7).min(max_staleness + 1);
     let lag = if publish_every == 1 { pick(0, max_staleness + 1) } else { 0 };
     let min_staleness = pick(0, lag + 1);
-    use crate::pace::WhenStale;
+    use crate::{pace::WhenStale, share::Share};
     let when_stale = [WhenStale::Drop, WhenStale::Wait, WhenStale::Reweight][pick(0, 3) as usize];
     let plain = tests::shape(max_staleness, pick(1, 5) as usize, pick(0, 30), pick(0, 10));
     let pace = Pace { lag, min_staleness, when_stale, ..plain.pace };
     let teachers = pick(1, 4) as u32;
-    // As the pipeline's check has it: a learner that waits needs room for what a selection leaves of a unit.
+    // As the pipeline's check has it: a learner that waits needs room for what a selection or a share leaves of a unit.
     let has_room = when_stale != WhenStale::Wait || max_staleness >= publish_every.max(lag + 1);
     let rejects_percent = if has_room { [0, pick(1, 40), pick(40, 90)][pick(0, 3) as usize] } else { 0 };
+    let shares = [Share::default(), Share::of(0.25).unwrap(), Share::of(pick(1, 80) as f64 / 100.0).unwrap()];
+    let pace = Pace { share: if has_room { shares[pick(0, 3) as usize] } else { Share::default() }, ..pace };
     Shape { publish_every, teachers, pace, rejects_percent, ..plain }
 }
 

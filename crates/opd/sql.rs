@@ -5,10 +5,7 @@ mod complete;
 mod console;
 mod editor;
 mod history;
-mod keys;
-mod line;
 mod output;
-mod screen;
 mod shell;
 mod statements;
 

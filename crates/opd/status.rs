@@ -25,9 +25,13 @@ pub async fn summary(store: &Store, now: &Snapshot) -> Result<String> {
     let state = if now.finished { "finished" } else { "not finished" };
     row(&mut text, "run", &format!("{} ({}), {state}, {} commits", now.run.pipeline, now.run.run_id, now.seq + 1));
     if let Some(parent) = &now.run.parent {
-        let Parent { url, run_id, seq, order, condition } = parent;
+        let Parent { url, run_id, seq, order, condition, share } = parent;
         let chosen = condition.as_ref().map_or(String::new(), |condition| format!(", where {condition}"));
-        row(&mut text, "replays", &format!("{url} ({run_id}) up to commit {seq}, {} order{chosen}", order.as_str()));
+        let (name, part) = match share {
+            Some(share) => ("mixes", format!("{:.1} % of {url}", 100.0 * share)),
+            None => ("replays", url.clone()),
+        };
+        row(&mut text, name, &format!("{part} ({run_id}) up to commit {seq}, {} order{chosen}", order.as_str()));
     }
     accuracy(&mut text, &commits);
     steps(&mut text, now, &commits);
@@ -109,12 +113,14 @@ fn rows(text: &mut String, now: &Snapshot) {
     let ended = &now.ended;
     let pending: u32 = now.pending().map(|(_, batch)| batch.pending.len()).sum();
     let mut line = format!("{} consumed", ended.consumed);
+    if ended.foreign > 0 {
+        line += &format!(" ({} of them recorded by another run)", ended.foreign);
+    }
     for (reason, count) in &ended.dropped {
         line += &format!(", {count} dropped ({})", reason.as_str());
     }
     row(text, "rollouts", &format!("{line}, {pending} pending"));
-    if ended.consumed > 0 {
-        let mean = ended.staleness_sum as f64 / ended.consumed as f64;
+    if let Some(mean) = ended.staleness_mean() {
         row(text, "staleness", &format!("mean {mean:.2}, max {}", ended.staleness_max));
     }
 }

@@ -3,39 +3,36 @@
 //! A run of a sweep is an ordinary run in a store of its own; the sweep keeps nothing beside them, so that what it shows is read
 //! from their logs, and a sweep that was stopped goes on with the runs that are not finished.
 
+mod finished;
 mod grid;
 mod plot;
+mod process;
 mod results;
 
 use crate::{
-    config::Pipeline,
-    error::{CommandError, Result},
+    error::{CommandError, EXIT_FINDING, Result},
     estimate::plot::check_place,
     output::say,
     sql::{self, Format},
-    stop::{self, Stop},
+    stop::Stop,
 };
+use finished::is_finished;
 use grid::{Member, Sweep};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use process::Doing;
 use results::Measured;
 use std::{
     collections::VecDeque,
     io::IsTerminal,
     path::PathBuf,
-    process::Stdio,
+    process::ExitStatus,
     time::{Duration, Instant},
 };
-use store::{Follower, Store, StoreError, StoreOptions};
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
-    task::JoinHandle,
-};
+use store::{Follower, Store, StoreOptions};
+use tokio::{process::Child, task::JoinHandle};
 
 /// How often the logs are looked at.
 const LOOK: Duration = Duration::from_millis(500);
-/// Lines of a run that failed that are shown.
-const LAST_WORDS: usize = 8;
 
 /// What is asked of `opd sweep`.
 #[derive(Debug, clap::Args)]
@@ -73,7 +70,8 @@ pub async fn run(args: Args) -> Result<()> {
     }
     if args.dry_run {
         for member in &members {
-            crate::output::show(&format!("{}  {}\n", member.name, member.sets.join("  ")))?;
+            let replay = member.replay.as_ref().map_or(String::new(), |of| format!("replay {}  ", of.args().join(" ")));
+            crate::output::show(&format!("{}  {replay}{}\n", member.name, member.sets.join("  ")))?;
         }
         return Ok(());
     }
@@ -129,61 +127,10 @@ async fn open(member: &Member) -> Result<Store> {
     Ok(Store::open(&member.pipeline.store.url, StoreOptions::default()).await?)
 }
 
-/// Whether a run has ended, evaluations and all.
-///
-/// # Errors
-/// If it has, with other settings than the sweep asks for now: its results would be passed off as theirs.
-async fn is_finished(member: &Member) -> Result<bool> {
-    let follower = match open(member).await?.follow().await {
-        Ok(follower) => follower,
-        Err(StoreError::NoRun { .. }) => return Ok(false),
-        Err(error) => return Err(error.into()),
-    };
-    let now = follower.snapshot();
-    if let Some(settings) = &now.settings {
-        let before: Pipeline = serde_json::from_value(settings.clone()).map_err(|error| {
-            CommandError::new(format!("run `{}`: its settings cannot be read: {error}", member.name))
-        })?;
-        if let Some((key, had, wants)) = difference(&before, &member.pipeline) {
-            let what = format!("run `{}` was made with `{key} = {had}`, the sweep asks for `{wants}`", member.name);
-            return Err(CommandError::new(what)
-                .hint(format!("delete {}, or give the sweep another `into`", member.pipeline.store.url)));
-        }
-    }
-    Ok(now.finished)
-}
-
-/// The first key by which two pipelines learn differently, with both values. Where things are kept does not matter.
-fn difference(before: &Pipeline, asked: &Pipeline) -> Option<(String, String, String)> {
-    let table = |pipeline: &Pipeline| {
-        let mut table: toml::Table = toml::from_str(&pipeline.to_toml()).unwrap_or_default();
-        table.remove("store");
-        table.remove("run");
-        toml::Value::Table(table)
-    };
-    first_difference("", &table(before), &table(asked))
-}
-
-fn first_difference(at: &str, a: &toml::Value, b: &toml::Value) -> Option<(String, String, String)> {
-    let (toml::Value::Table(a), toml::Value::Table(b)) = (a, b) else {
-        return (a != b).then(|| (at.to_string(), a.to_string(), b.to_string()));
-    };
-    let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
-    keys.sort();
-    keys.dedup();
-    keys.into_iter().find_map(|key| {
-        let at = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
-        let shown = |value: Option<&toml::Value>| value.map_or("nothing".to_string(), ToString::to_string);
-        match (a.get(key), b.get(key)) {
-            (Some(a), Some(b)) => first_difference(&at, a, b),
-            (a, b) => Some((at, shown(a), shown(b))),
-        }
-    })
-}
-
 /// A run in the making.
 struct Running<'a> {
     member: &'a Member,
+    doing: Doing,
     child: Child,
     words: JoinHandle<VecDeque<String>>,
     follower: Option<Follower>,
@@ -193,29 +140,26 @@ struct Running<'a> {
 
 impl<'a> Running<'a> {
     fn start(sweep: &Sweep, member: &'a Member, bar: ProgressBar) -> Result<Self> {
-        let fault = |error: std::io::Error| CommandError::new(format!("cannot start run `{}`: {error}", member.name));
-        let mut command = Command::new(std::env::current_exe().map_err(fault)?);
-        command.arg("run").args(&sweep.pipeline);
-        command.args(member.sets.iter().flat_map(|set| ["--set", set]));
-        // A Ctrl-C is ours to pass on; should this process die, the end of its standard input tells the run to end.
-        command.env(stop::SUPERVISED, "1").process_group(0).kill_on_drop(true);
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(fault)?;
-        let stderr = child.stderr.take();
-        let words = tokio::spawn(async move {
-            let mut last = VecDeque::new();
-            let Some(stderr) = stderr else { return last };
-            let mut lines = BufReader::new(stderr).lines();
-            while let Ok(Some(line)) = lines.next_line().await {
-                last.push_back(line);
-                if last.len() > LAST_WORDS {
-                    last.pop_front();
-                }
-            }
-            last
-        });
+        let doing = if member.replay.is_some() { Doing::Replay } else { Doing::Run };
+        let (child, words) = process::start(sweep, member, doing)?;
         bar.set_prefix(member.name.clone());
-        Ok(Self { member, child, words, follower: None, bar, since: Instant::now() })
+        Ok(Self { member, doing, child, words, follower: None, bar, since: Instant::now() })
+    }
+
+    /// Goes on to what is left after a replay's last step: it evaluates nothing by itself. False where nothing is.
+    async fn go_on(&mut self, sweep: &Sweep) -> Result<bool> {
+        if self.doing != Doing::Replay {
+            return Ok(false);
+        }
+        let Some(steps) = finished::to_evaluate(self.member).await? else { return Ok(false) };
+        self.doing = Doing::Eval { steps };
+        (self.child, self.words) = process::start(sweep, self.member, self.doing)?;
+        Ok(true)
+    }
+
+    /// Whether its process did what it was started for. That a replay's weights are not its parent's is no failure.
+    fn did(&self, status: ExitStatus) -> bool {
+        status.success() || (self.doing == Doing::Replay && status.code() == Some(EXIT_FINDING.into()))
     }
 
     /// How far it is, as its log says.
@@ -291,9 +235,13 @@ async fn make(sweep: &Sweep, all: usize, mut todo: VecDeque<&Member>, stop: &Sto
                 still.push(run);
                 continue;
             };
+            if run.did(status) && !stop.is_asked() && run.go_on(sweep).await? {
+                still.push(run);
+                continue;
+            }
             run.bar.finish_and_clear();
             let took = run.since.elapsed().as_secs_f64();
-            if status.success() && (stop.is_asked() || is_finished(run.member).await?) {
+            if run.did(status) && (stop.is_asked() || is_finished(run.member).await?) {
                 (seconds, finished) = (seconds + took, finished + 1);
                 if !stop.is_asked() {
                     let place = format!("{}/{all}", all - todo.len() - still.len());
@@ -309,20 +257,4 @@ async fn make(sweep: &Sweep, all: usize, mut todo: VecDeque<&Member>, stop: &Sto
     }
     overall.finish_and_clear();
     Ok(failed)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_key_that_differs_is_named_with_both_values() {
-        let value = |text: &str| toml::Value::Table(toml::from_str(text).unwrap());
-        let differ = |a: &str, b: &str| first_difference("", &value(a), &value(b));
-        assert_eq!(differ("a = 1\nb.c = 2", "b.c = 2\na = 1"), None);
-        let found = differ("a = 1\nb = { c = 2, d = 1 }", "a = 1\nb = { c = 3 }").unwrap();
-        assert_eq!(found, ("b.c".into(), "2".into(), "3".into()));
-        let found = differ("a = 1", "a = 1\nb.c = 3").unwrap();
-        assert_eq!((found.0.as_str(), found.1.as_str()), ("b", "nothing"));
-    }
 }

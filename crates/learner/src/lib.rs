@@ -19,7 +19,7 @@
 //! let student = model::Transformer::load(std::path::Path::new("student"), model::device("cpu")?)?;
 //! let estimator: EstimatorConfig = serde_json::from_str(r#"{ "name": "reverse_kl_mc", "draws": 16 }"#)?;
 //! let mut learner = Learner::new(student, OptimizerConfig::default(), LearnerSettings::default())?;
-//! let rows: Vec<TrainRow> = batch.rows().map(|row| TrainRow::scored(&row, 0)).collect();
+//! let rows: Vec<TrainRow> = batch.rows().map(|row| TrainRow::scored(&row, Some(0))).collect();
 //! let report = learner.step(&estimator, &rows)?;
 //! println!("{:?}", report.metrics["reverse_kl"]);
 //! # Ok(())

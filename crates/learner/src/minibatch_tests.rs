@@ -209,7 +209,7 @@ fn all_sampled_tokens_are_trained_and_seen_as_the_scorer_sees_them() {
 fn the_report_says_what_the_step_saw() {
     let data = data(&network(7, true), &network(8, true), 1.0);
     let mut rows = data.rows(0);
-    rows[1].staleness = 3;
+    rows[1].staleness = Some(3);
     rows[2].draws = Default::default();
     let report = learner(network(9, true), LearnerSettings::default()).step(&FORWARD, &rows).unwrap();
     let tokens: usize = rows.iter().map(|row| row.response_ids.len()).sum();
@@ -222,6 +222,16 @@ fn the_report_says_what_the_step_saw() {
     assert_eq!(report.metrics["mismatch_kl"].1 as usize, tokens - rows[1].response_ids.len());
     assert_eq!(report.metrics["reverse_kl"].1 as usize, tokens - rows[2].response_ids.len());
     assert!(report.rows[2].reverse_kl.is_none() && report.rows[2].forward_kl.is_some());
+    // A row of another run counts in all but what compares versions.
+    rows[1].staleness = None;
+    let foreign = learner(network(9, true), LearnerSettings::default()).step(&FORWARD, &rows).unwrap();
+    assert_eq!(foreign.metrics["sample/staleness_mean"], (0.0, 5.0));
+    assert_eq!(foreign.metrics["sample/staleness_max"], (0.0, 1.0));
+    assert_eq!(foreign.metrics["mismatch_kl"], report.metrics["mismatch_kl"]);
+    assert_eq!(
+        (&foreign.metrics["is/ess"], &foreign.metrics["loss"]),
+        (&report.metrics["is/ess"], &report.metrics["loss"])
+    );
     for name in ["loss", "forward_kl", "entropy", "teacher_entropy", "teacher_mass"] {
         assert_eq!(report.metrics[name].1 as usize, tokens, "{name}");
     }
@@ -440,7 +450,7 @@ fn rows_out_of_a_stored_batch_are_the_rows_that_were_sampled() {
     };
     let rollouts: Vec<NewRollout> = data.prompts.iter().zip(&data.samples).map(new).collect();
     let batch = ScoredBatch::encode(RolloutBatch::encode(&info, &rollouts).unwrap(), &data.scores).unwrap();
-    let stored: Vec<TrainRow> = batch.rows().map(|row| TrainRow::scored(&row, 2)).collect();
+    let stored: Vec<TrainRow> = batch.rows().map(|row| TrainRow::scored(&row, Some(2))).collect();
     for (stored, sampled) in stored.iter().zip(&data.rows(2)) {
         let sampled = TrainRow { loss_mask: stored.loss_mask, ..sampled.clone() };
         assert_eq!(format!("{stored:?}"), format!("{sampled:?}"));

@@ -69,10 +69,10 @@ impl Reporter {
         let mut sums = Sums::default();
         for row in rows {
             sums.add("completions/mean_length", row.response_ids.len() as f64, 1.0);
-            if !row.sampler_logprobs.is_empty() {
-                sums.add("sample/staleness_mean", row.staleness as f64, 1.0);
+            if let Some(staleness) = row.staleness.filter(|_| !row.sampler_logprobs.is_empty()) {
+                sums.add("sample/staleness_mean", staleness as f64, 1.0);
                 let most = sums.0.entry("sample/staleness_max".into()).or_insert((0.0, 1.0));
-                most.0 = most.0.max(row.staleness as f64);
+                most.0 = most.0.max(staleness as f64);
             }
         }
         Self { rows: rows.iter().map(blank).collect(), sums, ratios: [0.0; 3], trained: 0, exact }
@@ -115,7 +115,7 @@ impl Reporter {
                 let rho = log_rho.exp();
                 let [sum, squares, n] = self.ratios;
                 self.ratios = [sum + rho, squares + rho * rho, n + 1.0];
-                if row.staleness == 0 {
+                if row.staleness == Some(0) {
                     // E_b[rho - 1 - log rho] = KL(b || p), and no term is negative: 0 iff sampler and learner agree.
                     self.sums.add("mismatch_kl", rho - 1.0 - log_rho, 1.0);
                 }

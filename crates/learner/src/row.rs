@@ -18,8 +18,8 @@ pub struct TrainRow<'a> {
     pub loss_mask: Option<&'a [i32]>,
     /// The temperature it was sampled at.
     pub temperature: f32,
-    /// The learner's policy version less the row's.
-    pub staleness: u64,
+    /// The learner's policy version less the row's; `None` where another run sampled it.
+    pub staleness: Option<u64>,
     /// log b of the response's tokens.
     pub sampler_logprobs: &'a [f32],
     /// log q of the response's tokens.
@@ -56,7 +56,7 @@ pub struct CandidateLists<'a> {
 
 impl<'a> TrainRow<'a> {
     /// A rollout with its scores, as they are stored.
-    pub fn scored(row: &ScoredRollout<'a>, staleness: u64) -> Self {
+    pub fn scored(row: &ScoredRollout<'a>, staleness: Option<u64>) -> Self {
         let rollout = &row.rollout;
         Self {
             prompt_ids: rollout.prompt_ids,
@@ -105,7 +105,7 @@ impl<'a> TrainRow<'a> {
             response_ids: &sample.response_ids,
             loss_mask: None,
             temperature,
-            staleness,
+            staleness: Some(staleness),
             sampler_logprobs: &sample.sampler_logprobs,
             teacher_logprobs: &score.teacher_logprobs,
             teacher_entropy: score.teacher_entropy.as_deref().unwrap_or_default(),

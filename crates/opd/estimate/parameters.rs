@@ -129,7 +129,7 @@ fn gradients(
     let rows: Vec<TrainRow> = scored
         .iter()
         .zip(stored)
-        .map(|(scored, stored)| TrainRow { loss_mask: Some(&stored.mask), ..TrainRow::scored(scored, staleness) })
+        .map(|(scored, stored)| TrainRow { loss_mask: Some(&stored.mask), ..TrainRow::scored(scored, Some(staleness)) })
         .collect();
     in_parameters(learner, &rows, show).map_err(|error| match error {
         LearnError::Row { row, .. } | LearnError::Fault { row, .. } => {

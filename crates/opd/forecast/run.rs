@@ -288,11 +288,18 @@ impl Run<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pace::WhenStale;
+    use crate::{pace::WhenStale, share::Share};
 
     fn setup(max_staleness: u64, workers: usize, cores: f64) -> Setup {
-        let pace =
-            Pace { rows_per_step: 4, steps: 200, min_staleness: 0, max_staleness, when_stale: WhenStale::Drop, lag: 0 };
+        let pace = Pace {
+            rows_per_step: 4,
+            steps: 200,
+            min_staleness: 0,
+            max_staleness,
+            when_stale: WhenStale::Drop,
+            lag: 0,
+            share: Share::default(),
+        };
         Setup {
             pace,
             unit_rows: 4,

@@ -89,6 +89,7 @@ fn count(inventory: &Inventory, now: &Snapshot) -> BTreeMap<Group, BTreeMap<Opti
             None if Kind::of(key) == Kind::Log => "kept",
             None => "unnamed",
             Some(of) if of.given_up.is_some() => "given up",
+            Some(of) if of.moved.is_some() => "moved",
             Some(of) if is_live(of, now) => "live",
             Some(_) => "kept",
         };
@@ -112,7 +113,7 @@ fn is_live(of: &Named, now: &Snapshot) -> bool {
         What::Rollouts(batch) | What::Scores { batch, .. } => now.batches.contains_key(batch),
         What::Weights(version) => *version == now.checkpoint || *version == now.newest_policy().version,
         What::Moments(version) => *version == now.checkpoint,
-        What::StepRecord(_) => false,
+        What::StepRecord(_) | What::Archive => false,
     }
 }
 

@@ -16,7 +16,7 @@ const AT_ONCE: usize = 16;
 
 /// What is asked of `opd gc`.
 ///
-/// Deletes objects that no commit names and objects that a commit gave up, once that has been so for longer than the grace period
+/// Deletes objects that no commit names, objects that a commit gave up and those whose rows lie in an archive, once that has been so for longer than the grace period
 /// by the store's own clock, and what killed writers left half-written in a folder. Keys that no store makes are reported
 /// and left.
 #[derive(Debug, clap::Args)]
@@ -86,6 +86,7 @@ fn total(of: &[Garbage]) -> String {
 fn table(of: &[Garbage]) -> String {
     let why = |why: Why| match why {
         Why::GivenUp(seq) => format!("given up by commit {seq}"),
+        Why::Moved(seq) => format!("archived by commit {seq}"),
         Why::Unnamed => "named by no commit".into(),
         Why::Unfinished => "left half-written".into(),
     };

@@ -110,7 +110,7 @@ pub(super) async fn look(store: &Store, ages: bool) -> Result<(Inventory, Snapsh
 }
 
 fn kept_bytes(inventory: &Inventory) -> u64 {
-    inventory.named.iter().filter(|named| named.given_up.is_none()).map(|named| named.object.bytes).sum()
+    inventory.named.iter().filter(|named| named.given_up.is_none()).map(|named| named.takes).sum()
 }
 
 /// What `limit` does not keep, of what may be given up at all; oldest first.
@@ -151,7 +151,7 @@ fn may_go(inventory: &Inventory, now: &Snapshot) -> Vec<Portion> {
     let is_free = is_free(now);
     let mut portions: BTreeMap<String, Portion> = BTreeMap::new();
     for named in inventory.named.iter().filter(|named| named.given_up.is_none()) {
-        let Named { object, what, seq, version: Some(version), .. } = named else { continue };
+        let Named { what, seq, version: Some(version), takes, .. } = named else { continue };
         // A batch goes as one, whatever score sets it has.
         let (id, what) = match what {
             What::Rollouts(batch) | What::Scores { batch, .. } => (format!("b{batch}"), What::Rollouts(batch.clone())),
@@ -160,7 +160,7 @@ fn may_go(inventory: &Inventory, now: &Snapshot) -> Vec<Portion> {
         let portion = Portion { what, version: *version, seq: *seq, objects: 0, bytes: 0 };
         let portion = portions.entry(id).or_insert(portion);
         portion.objects += 1;
-        portion.bytes += object.bytes;
+        portion.bytes += takes;
     }
     let mut portions: Vec<Portion> = portions.into_values().filter(is_free).collect();
     portions.sort_by(|a, b| a.seq.cmp(&b.seq).then_with(|| format!("{:?}", a.what).cmp(&format!("{:?}", b.what))));
@@ -182,7 +182,7 @@ fn is_free(now: &Snapshot) -> impl Fn(&Portion) -> bool + '_ {
             What::StepRecord(_) => !is_pinned(),
             What::Weights(version) => policies.contains(version),
             What::Moments(version) => moments.contains(version),
-            What::File(_) | What::Scores { .. } => false,
+            What::File(_) | What::Scores { .. } | What::Archive => false,
         }
     }
 }
@@ -198,7 +198,7 @@ async fn commit(store: &Store, then: &Snapshot, portions: &[Portion]) -> Result<
                 What::StepRecord(step) => retired.steps.push(*step),
                 What::Weights(version) => retired.policies.push(*version),
                 What::Moments(version) => retired.moments.push(*version),
-                What::File(_) | What::Scores { .. } => {}
+                What::File(_) | What::Scores { .. } | What::Archive => {}
             }
         }
         let event = |now: &Snapshot| (now.pins == then.pins).then(|| Event::Retire(retired.clone()));

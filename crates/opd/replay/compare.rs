@@ -162,7 +162,7 @@ mod tests {
     }
 
     fn child(of: &[StepCommit]) -> Vec<StepCommit> {
-        let replayed = |of: BatchRows| Replayed { of, unit: 1, policy_version: PolicyVersion(0) };
+        let replayed = |of: BatchRows| Replayed { of, unit: 1, policy_version: PolicyVersion(0), epoch: 0 };
         let step = |step: &StepCommit| StepCommit {
             consumed: Vec::new(),
             replayed: step.consumed.iter().cloned().map(replayed).collect(),

@@ -1,8 +1,8 @@
 //! `opd replay --evaluate`: what an estimator makes of recorded steps, without a step of its own.
 
 use super::{
-    Format, ReplayArgs,
-    parent::{Asked, ParentRun},
+    Format, ReplayArgs, open,
+    parent::ParentRun,
     read,
     script::{Origin, Script},
 };
@@ -13,7 +13,7 @@ use crate::{
     learn::StepSettings,
     output::{say, show},
     policy::{PolicyLoader, Student},
-    preflight, progress,
+    progress,
     teachers::{TEACHER, listed},
 };
 use learner::{Learner, StepReport, TrainRow};
@@ -40,21 +40,18 @@ type Line = (u64, u64, BTreeMap<String, Ratio>);
 /// As a replay finds; steps that are not recorded, or before which no weights are kept.
 pub(super) async fn run(args: &ReplayArgs, mut pipeline: Pipeline) -> Result<()> {
     let wanted = args.steps.as_deref().map(parse).transpose()?;
-    let parent = ParentRun::open(&args.from, args.at, &mut pipeline).await?;
+    let (parent, script) = open(&args.source, &mut pipeline).await?;
     let pipeline = &pipeline;
-    preflight::check_settings(pipeline)?;
-    let asked = Asked { order: args.order.into(), condition: args.condition.as_deref() };
-    let script = parent.script(pipeline, &asked).await?;
     // Which weights are kept is a question to the newest state, whatever the rows are seen at.
     let now = parent.store.snapshot(None).await?;
-    let steps = choose(&script, &now, wanted, &args.from)?;
+    let steps = choose(&script, &now, wanted, &args.source.from)?;
     let rows = steps.iter().map(|step| script.steps[*step as usize - 1].clone()).collect();
     let script = Script { steps: rows, ..script };
-    parent.check_objects(&script).await?;
+    parent.check_objects(script.objects()).await?;
 
     let settings = StepSettings::of(pipeline);
     let loader = PolicyLoader::open(&parent.store, &now, &settings.device).await?;
-    let origin = Origin::new(parent.store.clone(), &script);
+    let origin = Origin::new(parent.store.clone(), script.batches.clone());
     let mut teacher = match settings.estimator.needs().teacher {
         true => Some(load_teacher(&parent, pipeline).await?),
         false => None,
@@ -70,7 +67,7 @@ pub(super) async fn run(args: &ReplayArgs, mut pipeline: Pipeline) -> Result<()>
             );
         };
         let rows: Vec<BatchRows> = replayed.iter().map(|replayed| replayed.of.clone()).collect();
-        let portions = read(&parent.store, &origin, rows.iter(), *step, settings.read).await?;
+        let portions = read(&origin, rows.iter(), *step, settings.read).await?;
         let (settings, held) = (settings.clone(), teacher.take());
         let (report, network, held) = off_thread(move || evaluate(network, held, &settings, version, &portions))
             .await
@@ -82,7 +79,7 @@ pub(super) async fn run(args: &ReplayArgs, mut pipeline: Pipeline) -> Result<()>
     line.clear();
     let estimator = pipeline.learn.estimator.estimator().name();
     show(&match args.format {
-        Format::Table => table(&lines, estimator, &args.from),
+        Format::Table => table(&lines, estimator, &args.source.from),
         Format::Csv => csv(&lines),
     })
 }
@@ -148,7 +145,7 @@ fn evaluate(
     let mut rows = Vec::new();
     for Scored { rows: selected, data, .. } in portions {
         let staleness = version.staleness_of(data.rollouts().policy_version());
-        rows.extend(selected.iter().map(|row| TrainRow::scored(&data.row(row as usize), staleness)));
+        rows.extend(selected.iter().map(|row| TrainRow::scored(&data.row(row as usize), Some(staleness))));
     }
     let report = learner.evaluate(&settings.estimator, &rows)?;
     let teacher = learner.take_teacher();

@@ -1,4 +1,4 @@
-//! The run that is replayed: opened, and held against what the replay needs, before anything is written.
+//! The run whose rows are taken: opened, and held against what the replay needs, before anything is written.
 
 use super::script::{Chosen, Cut, Recording, Script};
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
 };
 use arrow::{array::AsArray, datatypes::Int64Type};
 use futures::{StreamExt, TryStreamExt};
-use record::{Codec, Commit, Event, ReplayOrder, Run, ScoreSet};
+use record::{Codec, Commit, Event, ObjectRef, ReplayOrder, Run, ScoreSet};
 use std::collections::BTreeMap;
 use store::{Store, StoreError, StoreOptions};
 
@@ -18,9 +18,30 @@ const AT_ONCE: usize = 16;
 /// Of those that are not whole, so many are named.
 const NAMED: usize = 3;
 
-/// A run whose rows are replayed, up to a commit.
+/// What the keys are called by which a parent is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keys {
+    pub from: &'static str,
+    pub condition: &'static str,
+    /// What to do where rows are gone.
+    pub without_lost: &'static str,
+}
+
+/// Those of `opd replay`.
+pub(super) const FLAGS: Keys =
+    Keys { from: "--from", condition: "--where", without_lost: "or leave their rows out with --where or --at" };
+
+/// Those of a pipeline that mixes.
+pub(super) const MIX: Keys = Keys {
+    from: "learn.replay.from",
+    condition: "learn.replay.where",
+    without_lost: "or begin a run that leaves their rows out with learn.replay.where",
+};
+
+/// A run whose rows are taken, up to a commit.
 #[derive(Clone, Debug)]
 pub(super) struct ParentRun {
+    keys: Keys,
     pub store: Store,
     pub run: Run,
     /// The last commit that counts.
@@ -48,32 +69,53 @@ pub(super) struct Asked<'a> {
 }
 
 impl ParentRun {
-    /// Reads the log of the run in `url`. What rollouts and scores hold is as the run has it, whatever the pipeline says.
+    /// Reads the log of the run in `url`, of which a replay takes all rows. What rollouts and scores hold is as the run has it, whatever
+    /// the pipeline says.
     ///
     /// # Errors
     /// No run, one of a newer program, one that is itself a replay; a score set that it does not have, or without what the estimator
     /// reads.
     pub async fn open(url: &str, at: Option<u64>, pipeline: &mut Pipeline) -> Result<Self> {
         let options = StoreOptions { prefetch: pipeline.store.prefetch, ..StoreOptions::default() };
+        let parent = Self::read(FLAGS, url, at, options).await?;
+        let holds = parent.check(url, pipeline)?;
+        take_over(pipeline, &holds);
+        Ok(parent)
+    }
+
+    /// Reads the log of the run in `url`, whose rows are mixed into those of a run.
+    ///
+    /// # Errors
+    /// As [`ParentRun::open`].
+    pub async fn open_beside(url: &str, at: Option<u64>, pipeline: &Pipeline) -> Result<Self> {
+        let parent = Self::read(MIX, url, at, pipeline.store.options()).await?;
+        parent.check(url, pipeline)?;
+        Ok(parent)
+    }
+
+    async fn read(keys: Keys, url: &str, at: Option<u64>, options: StoreOptions) -> Result<Self> {
         let opened = async {
             let store = Store::open(url, options).await?;
             let commits = store.history(at).await?;
             Ok::<_, StoreError>((store, commits))
         };
-        let (store, commits) = opened.await.map_err(|error| CommandError::from(error).at("--from"))?;
+        let (store, commits) = opened.await.map_err(|error| CommandError::from(error).at(keys.from))?;
         let (run, seq) = match (commits.first().map(|commit| &commit.event), commits.last()) {
             (Some(Event::Run(run)), Some(last)) => ((**run).clone(), last.seq),
-            _ => return Err(CommandError::new(format!("--from: the log of `{url}` does not begin with a run"))),
+            _ => {
+                let what = format!("{}: the log of `{url}` does not begin with a run", keys.from);
+                return Err(CommandError::new(what));
+            }
         };
-        let parent = Self { store, run, seq, commits };
-        parent.check(url, pipeline)?;
-        Ok(parent)
+        Ok(Self { keys, store, run, seq, commits })
     }
 
-    fn check(&self, url: &str, pipeline: &mut Pipeline) -> Result<()> {
-        if let Some(parent) = &self.run.parent {
-            let what = format!("--from: the run in `{url}` is itself a replay and holds no rows");
-            return Err(CommandError::new(what).hint(format!("replay its parent: --from {}", parent.url)));
+    /// That it has rows of its own, with scores that the estimator can read; returns what these hold.
+    fn check(&self, url: &str, pipeline: &Pipeline) -> Result<ScoreSet> {
+        let from = self.keys.from;
+        if let Some(parent) = self.run.parent.as_ref().filter(|parent| parent.is_replayed_whole()) {
+            let what = format!("{from}: the run in `{url}` is itself a replay and holds no rows");
+            return Err(CommandError::new(what).hint(format!("take its parent: {from} {}", parent.url)));
         }
         let beside = self.commits.iter().filter_map(|commit| match &commit.event {
             Event::ScoreSet(set) => Some((&set.score_set, &set.holds)),
@@ -83,12 +125,11 @@ impl ParentRun {
         let (name, estimator) = (&pipeline.score.set, &pipeline.learn.estimator);
         let Some(set) = sets.get(name) else {
             let known = listed(sets.keys().map(|name| name.as_str()));
-            let what = format!("--from: `{url}` has no score set `{name}`");
+            let what = format!("{from}: `{url}` has no score set `{name}`");
             return Err(CommandError::new(what).hint(format!("it has {known}: set score.set")));
         };
-        score_set::check(url, name, set, estimator)?;
-        take_over(pipeline, set);
-        Ok(())
+        score_set::check(url, name, set, estimator).map_err(|error| error.at(from))?;
+        Ok((*set).clone())
     }
 
     /// The rows of each step.
@@ -100,7 +141,7 @@ impl ParentRun {
             Some(condition) => Some(self.chosen(condition).await?),
             None => None,
         };
-        let recording = Recording::of(&self.commits, &pipeline.score.set);
+        let recording = self.recording(&pipeline.score.set);
         if asked.order == ReplayOrder::Recorded && recording.steps.is_empty() {
             let what = format!(
                 "`{}` has no steps up to commit {}, so rows have no recorded order",
@@ -123,6 +164,16 @@ impl ParentRun {
         let were = recorded.and_then(|learn| learn.get("rows_per_step")?.as_u64());
         let as_recorded = chosen.is_none() && were.is_none_or(|were| were == u64::from(rows));
         let cut = if as_recorded && asked.order == ReplayOrder::Recorded { Cut::Recorded } else { Cut::Rows(rows) };
+        if let Some(mixed) = self.run.parent.as_ref().filter(|_| cut == Cut::Recorded) {
+            let what = format!(
+                "--from: the steps of the run in `{}` trained on rows of `{}` too (learn.replay), and cannot be repeated from its own",
+                self.store.url(),
+                mixed.url
+            );
+            return Err(
+                CommandError::new(what).hint("--order seeded, or --where, takes the rows that it sampled itself")
+            );
+        }
         let script = recording
             .script(asked.order, pipeline.seed, cut, chosen.as_ref())
             .map_err(|error| error.at(format!("`{}`", self.store.url())))?;
@@ -148,9 +199,18 @@ impl ParentRun {
         settings?.get("learn")
     }
 
+    /// Every batch with scores in `score_set`, and what steps consumed.
+    pub fn recording(&self, score_set: &str) -> Recording {
+        Recording::of(&self.commits, score_set)
+    }
+
     /// The scored rows for which `condition` holds.
-    async fn chosen(&self, condition: &str) -> Result<Chosen> {
-        let asked = |error: query::QueryError| CommandError::from(error).at(format!("--where `{condition}`"));
+    ///
+    /// # Errors
+    /// A condition that cannot be asked, or that no row meets.
+    pub async fn chosen(&self, condition: &str) -> Result<Chosen> {
+        let key = self.keys.condition;
+        let asked = |error: query::QueryError| CommandError::from(error).at(format!("{key} `{condition}`"));
         let session = query::open(&self.store, Some(self.seq)).await?;
         let sql = format!("select batch, \"row\" from scored where ({condition})");
         let mut answer = session.run(&sql).await.map_err(asked)?;
@@ -166,19 +226,19 @@ impl ParentRun {
             }
         }
         if chosen.is_empty() {
-            let what = format!("--where `{condition}` selects no row of `{}`", self.store.url());
+            let what = format!("{key} `{condition}` selects no row of `{}`", self.store.url());
             return Err(CommandError::new(what)
                 .hint("ask the store what there is: opd sql STORE \"select * from scored limit 3\""));
         }
         Ok(chosen)
     }
 
-    /// Checks that every object that the script reads is there with its length. Digests are checked as they are read.
+    /// Checks that every one of some objects is there with its length. Digests are checked as they are read.
     ///
     /// # Errors
     /// How many are not, the first few by key.
-    pub async fn check_objects(&self, script: &Script) -> Result<()> {
-        let objects: BTreeMap<_, _> = script.objects().map(|object| (&object.key, object)).collect();
+    pub async fn check_objects(&self, objects: impl Iterator<Item = &ObjectRef>) -> Result<()> {
+        let objects: BTreeMap<_, _> = objects.map(|object| (&object.key, object)).collect();
         let total = objects.len();
         let looked = futures::stream::iter(objects.into_values())
             .map(|object| async move {
@@ -195,11 +255,12 @@ impl ParentRun {
         let first: Vec<&str> = lost.iter().take(NAMED).filter_map(|text| text.lines().next()).collect();
         let more = if lost.len() > NAMED { format!("\n  and {} more", lost.len() - NAMED) } else { String::new() };
         let what = format!(
-            "`{}` lost {} of the {total} objects that the replay reads:\n  {}{more}",
+            "{}: `{}` lost {} of the {total} objects that are read:\n  {}{more}",
+            self.keys.from,
             self.store.url(),
             lost.len(),
             first.join("\n  ")
         );
-        Err(CommandError::new(what).hint("bring them back from a copy, or leave their rows out with --where or --at"))
+        Err(CommandError::new(what).hint(format!("bring them back from a copy, {}", self.keys.without_lost)))
     }
 }

@@ -3,11 +3,14 @@
 
 use crate::{
     error::{CommandError, Result},
+    learn::{self, Unread},
     prompts::shuffle,
 };
-use record::{BatchId, BatchRows, Commit, DropReason, Event, ObjectRef, PolicyVersion, ReplayOrder, Replayed, RowSet};
+use record::{
+    BatchId, BatchRows, Budget, Commit, DropReason, Event, ObjectRef, PolicyVersion, ReplayOrder, Replayed, RowSet,
+};
 use std::collections::{BTreeMap, BTreeSet};
-use store::{SelectedBatch, Store};
+use store::{Scored, SelectedBatch, Store};
 
 /// The rows of each step, and where they lie.
 #[derive(Clone, Debug)]
@@ -28,7 +31,8 @@ struct Recorded {
     whole: SelectedBatch,
     /// Its place among the scored ones, in the order of the log.
     place: usize,
-    damaged: bool,
+    /// Somebody found it damaged, or it was given up.
+    gone: bool,
 }
 
 /// Every scored batch of a log, and what its steps consumed.
@@ -66,21 +70,26 @@ impl Recording {
                         scores: scores.object.clone(),
                     };
                     let place = recording.batches.len();
-                    let recorded = Recorded { unit: rollouts.of.unit, whole, place, damaged: false };
+                    let recorded = Recorded { unit: rollouts.of.unit, whole, place, gone: false };
                     recording.batches.entry(scores.batch.clone()).or_insert(recorded);
                 }
                 Event::Step(step) => recording.steps.push((step.step, step.consumed.clone())),
                 Event::Drop { dropped } | Event::Finish { dropped } => {
                     for of in dropped.iter().filter(|of| of.reason == DropReason::Corrupt) {
-                        if let Some(batch) = recording.batches.get_mut(&of.of.batch) {
-                            batch.damaged = true;
-                        }
+                        recording.lose(&of.of.batch);
                     }
                 }
+                Event::Retire(retired) => retired.batches.iter().for_each(|id| recording.lose(id)),
                 _ => {}
             }
         }
         recording
+    }
+
+    fn lose(&mut self, id: &BatchId) {
+        if let Some(batch) = self.batches.get_mut(id) {
+            batch.gone = true;
+        }
     }
 
     /// The rows of each step; with `chosen`, of those alone.
@@ -88,21 +97,15 @@ impl Recording {
     /// # Errors
     /// A step of the parent's on a batch without scores.
     pub fn script(&self, order: ReplayOrder, seed: u64, cut: Cut, chosen: Option<&Chosen>) -> Result<Script> {
-        let is_chosen =
-            |id: &BatchId, row: u32| chosen.is_none_or(|chosen| chosen.get(id).is_some_and(|rows| rows.contains(&row)));
         let steps: Vec<Vec<BatchRows>> = match (order, cut) {
             (ReplayOrder::Recorded, Cut::Recorded) => self.steps.iter().map(|(_, rows)| rows.clone()).collect(),
             (ReplayOrder::Recorded, Cut::Rows(count)) => {
-                let consumed = self.steps.iter().flat_map(|(_, rows)| rows).flat_map(each);
-                let rows: Vec<_> = consumed.filter(|(id, row)| is_chosen(id, *row)).collect();
+                let consumed = self.steps.iter().flat_map(|(_, rows)| rows).flat_map(|of| each(&of.batch, &of.rows));
+                let rows: Vec<_> = consumed.filter(|(id, row)| is_chosen(chosen, id, *row)).collect();
                 rows.chunks_exact(count as usize).map(grouped).collect()
             }
             (ReplayOrder::Seeded, cut) => {
-                let mut batches: Vec<&Recorded> = self.batches.values().filter(|batch| !batch.damaged).collect();
-                batches.sort_by_key(|batch| batch.place);
-                let whole =
-                    batches.iter().flat_map(|batch| batch.whole.rows.iter().map(|row| (&batch.whole.batch, row)));
-                let rows: Vec<_> = whole.filter(|(id, row)| is_chosen(id, *row)).collect();
+                let rows = self.rows(chosen);
                 let order = shuffle(seed, 0, rows.len() as u64);
                 let count = if let Cut::Rows(count) = cut { count as usize } else { rows.len().max(1) };
                 // Within a step the order is that of the log: it means nothing there, and each batch is opened once.
@@ -119,10 +122,23 @@ impl Recording {
         let batches = named.into_iter().map(whole).collect::<Result<_>>()?;
         let replayed = |of: BatchRows| {
             let batch = self.find(&of.batch)?;
-            Ok(Replayed { of, unit: batch.unit, policy_version: batch.whole.policy_version })
+            Ok(Replayed { of, unit: batch.unit, policy_version: batch.whole.policy_version, epoch: 0 })
         };
         let steps = steps.into_iter().map(|rows| rows.into_iter().map(replayed).collect()).collect::<Result<_>>()?;
         Ok(Script { steps, batches })
+    }
+
+    /// Every scored row that is kept, of `chosen` those alone, in the order of the log; none of a batch that was found damaged.
+    pub fn rows(&self, chosen: Option<&Chosen>) -> Vec<(&BatchId, u32)> {
+        let mut batches: Vec<&Recorded> = self.batches.values().filter(|batch| !batch.gone).collect();
+        batches.sort_by_key(|batch| batch.place);
+        let rows = batches.iter().flat_map(|batch| each(&batch.whole.batch, &batch.whole.rows));
+        rows.filter(|(id, row)| is_chosen(chosen, id, *row)).collect()
+    }
+
+    /// The unit of a batch, and all of it; none without scores.
+    pub fn whole(&self, id: &BatchId) -> Option<(u64, &SelectedBatch)> {
+        self.batches.get(id).map(|batch| (batch.unit, &batch.whole))
     }
 
     fn find(&self, id: &BatchId) -> Result<&Recorded> {
@@ -134,8 +150,12 @@ impl Recording {
     }
 }
 
-fn each(of: &BatchRows) -> impl Iterator<Item = (&BatchId, u32)> {
-    of.rows.iter().map(|row| (&of.batch, row))
+fn is_chosen(chosen: Option<&Chosen>, id: &BatchId, row: u32) -> bool {
+    chosen.is_none_or(|chosen| chosen.get(id).is_some_and(|rows| rows.contains(&row)))
+}
+
+fn each<'a>(batch: &'a BatchId, rows: &'a RowSet) -> impl Iterator<Item = (&'a BatchId, u32)> {
+    rows.iter().map(move |row| (batch, row))
 }
 
 /// Rows in their order, neighbours of one batch together.
@@ -154,8 +174,8 @@ pub struct Origin {
 }
 
 impl Origin {
-    pub(super) fn new(store: Store, script: &Script) -> Self {
-        Self { store, batches: script.batches.clone() }
+    pub(super) fn new(store: Store, batches: BTreeMap<BatchId, SelectedBatch>) -> Self {
+        Self { store, batches }
     }
 
     /// Where these rows lie.
@@ -170,6 +190,15 @@ impl Origin {
             Ok(SelectedBatch { rows: of.rows.clone(), ..whole.ok_or_else(lacks)?.clone() })
         };
         rows.map(select).collect()
+    }
+
+    /// These rows, as much of each as `budget` says.
+    pub(crate) async fn read<'a>(
+        &self,
+        rows: impl Iterator<Item = &'a BatchRows>,
+        budget: Budget,
+    ) -> Result<Vec<Scored>, Unread> {
+        learn::fetch(&self.store, self.select(rows).map_err(Unread::Fatal)?, budget).await
     }
 }
 

@@ -108,7 +108,7 @@ impl RecordedRows {
         let taken: Vec<_> = self.next.drain(..count).collect();
         let rows: Vec<ScoredRollout<'_>> = taken.iter().map(|(batch, row)| batch.row(*row)).collect();
         // Whoever sampled the rows was no earlier version of this student: staleness has no meaning here.
-        let rows: Vec<TrainRow<'_>> = rows.iter().map(|row| TrainRow::scored(row, 0)).collect();
+        let rows: Vec<TrainRow<'_>> = rows.iter().map(|row| TrainRow::scored(row, Some(0))).collect();
         Ok(learner.step(&self.estimator, &rows)?)
     }
 

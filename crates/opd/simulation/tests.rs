@@ -1,12 +1,20 @@
 //! Runs over a log in memory.
 
 use super::*;
-use crate::pace::WhenStale;
+use crate::{pace::WhenStale, share::Share};
 use record::DropReason;
 
 pub(super) fn shape(max_staleness: u64, workers: usize, silent_percent: u64, corrupt_percent: u64) -> Shape {
     let when_stale = WhenStale::Drop;
-    let pace = Pace { rows_per_step: 8, steps: 12, min_staleness: 0, max_staleness, when_stale, lag: 0 };
+    let pace = Pace {
+        rows_per_step: 8,
+        steps: 12,
+        min_staleness: 0,
+        max_staleness,
+        when_stale,
+        lag: 0,
+        share: Share::default(),
+    };
     let (teachers, publish_every, rejects_percent) = (1, 1, 0);
     Shape { unit_rows: 4, teachers, pace, workers, publish_every, silent_percent, corrupt_percent, rejects_percent }
 }
@@ -15,7 +23,7 @@ fn check(shape: Shape, seed: u64) -> Outcome {
     let outcome = simulate(shape, seed).unwrap_or_else(|error| panic!("seed {seed}, {shape:?}: {error}"));
     let (end, pace) = (&outcome.end, shape.pace);
     assert_eq!(end.version.0, pace.steps);
-    assert_eq!(end.ended.consumed, pace.steps * u64::from(pace.rows_per_step), "seed {seed}");
+    assert_eq!(end.ended.consumed, pace.rows(pace.steps), "seed {seed}");
     if pace.when_stale != WhenStale::Reweight {
         assert!(end.ended.staleness_max <= pace.max_staleness, "seed {seed}: {:?}", end.ended);
     }
@@ -98,6 +106,29 @@ fn a_selection_trains_on_what_passes_and_samples_for_what_does_not() {
             // Of what was looked at, about as many as the predicate says; units that are cut short blur it.
             let share = rejected as f64 / (rejected + outcome.end.ended.consumed) as f64;
             assert!((share * 100.0 - rejects_percent as f64).abs() < 25.0, "seed {seed}: {share}");
+        }
+    }
+}
+
+#[test]
+fn beside_another_runs_rows_a_run_samples_only_its_own_share() {
+    for seed in 0..40 {
+        for (max_staleness, percent) in [(0, 25), (0, 70), (3, 10), (3, 70)] {
+            let plain = shape(max_staleness, 2, 10, 3);
+            let pace = Pace { share: Share::of(f64::from(percent) / 100.0).unwrap(), ..plain.pace };
+            let outcome = check(Shape { pace, ..plain }, seed);
+            let of_steps: Vec<u64> = outcome
+                .commits
+                .iter()
+                .filter_map(|commit| match &commit.event {
+                    Event::Step(step) => Some(step.rows()),
+                    _ => None,
+                })
+                .collect();
+            let exact = 8.0 * f64::from(100 - percent) / 100.0;
+            assert!(of_steps.iter().all(|rows| (*rows as f64 - exact).abs() < 1.0), "seed {seed}: {of_steps:?}");
+            let all = of_steps.iter().sum::<u64>() as f64;
+            assert!((all - 12.0 * exact).abs() <= 0.5, "seed {seed}: {of_steps:?}");
         }
     }
 }

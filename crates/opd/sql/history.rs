@@ -1,124 +1,94 @@
-//! What was typed before, in a file of the user's. Without one, it is remembered as long as the shell lives.
+//! Where what was typed is kept: a file of the user's, which the editor reads and writes.
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, DirBuilder, OpenOptions},
     io::Write,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
 /// Texts that are remembered.
-const REMEMBERED: usize = 2_000;
+pub const REMEMBERED: usize = 2_000;
+/// The first line of a file in which `\n` stands for a new line and `\\` for a backslash. Programs before the editor wrote the same lines
+/// without it.
+const ESCAPED: &str = "#V2\n";
 
-/// Earlier texts and where they are kept.
-#[derive(Debug, Default)]
-pub struct History {
-    path: Option<PathBuf>,
-    texts: Vec<String>,
+/// `opd/history` where the XDG base directories have a program's state.
+pub fn path() -> Option<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")))?;
+    Some(state.join("opd/history"))
 }
 
-impl History {
-    /// That of the user: `opd/history` where the XDG base directories have a program's state.
-    pub fn of_user() -> Self {
-        let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let state = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
-        state.map_or_else(Self::default, |state| Self::at(state.join("opd/history")))
-    }
-
-    /// That in a file, which need not be there.
-    fn at(path: PathBuf) -> Self {
-        // One that cannot be read is none: the question is what matters.
-        let file = std::fs::read_to_string(&path).unwrap_or_default();
-        let lines: Vec<&str> = file.lines().collect();
-        let kept = &lines[lines.len().saturating_sub(REMEMBERED)..];
-        if lines.len() > 2 * REMEMBERED {
-            let _ = std::fs::write(&path, kept.iter().map(|line| format!("{line}\n")).collect::<String>());
-        }
-        let texts = kept.iter().map(|line| unescaped(line)).collect();
-        Self { path: Some(path), texts }
-    }
-
-    /// The texts, the latest last.
-    pub fn texts(&self) -> &[String] {
-        &self.texts
-    }
-
-    /// Remembers `text`, unless it is the latest already.
-    pub fn add(&mut self, text: &str) {
-        if self.texts.last().is_some_and(|last| last == text) {
-            return;
-        }
-        self.texts.push(text.into());
-        if let Some(path) = &self.path {
-            // One that cannot be written is no reason to say anything.
-            let _ = append(path, &escaped(text));
-        }
-    }
-}
-
-fn append(path: &Path, line: &str) -> std::io::Result<()> {
+/// Makes the folder, and of an older program's file one that the editor understands.
+///
+/// # Errors
+/// If that cannot be written; then nothing is remembered.
+pub fn prepare(path: &Path) -> std::io::Result<()> {
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     }
-    // Questions may hold what is nobody else's business.
-    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-    file.write_all(format!("{line}\n").as_bytes())
-}
-
-/// A text on one line.
-fn escaped(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('\n', "\\n")
-}
-
-fn unescaped(line: &str) -> String {
-    let (mut text, mut chars) = (String::new(), line.chars());
-    while let Some(c) = chars.next() {
-        if c != '\\' {
-            text.push(c);
-            continue;
-        }
-        match chars.next() {
-            Some('n') => text.push('\n'),
-            Some(other) => text.push(other),
-            None => text.push('\\'),
-        }
-    }
-    text
+    let before = match fs::read_to_string(path) {
+        Ok(text) if !text.is_empty() && !text.starts_with(ESCAPED) => text,
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    // Beside it first, so that an end amid this takes nothing away. Questions may hold what is nobody else's business.
+    let beside = path.with_extension(std::process::id().to_string());
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.write_all(ESCAPED.as_bytes())?;
+    file.write_all(before.as_bytes())?;
+    fs::rename(&beside, path)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use rustyline::history::{FileHistory, History};
     use std::os::unix::fs::PermissionsExt;
 
-    proptest! {
-        #[test]
-        fn a_text_comes_back(text in "(.|\n|\\\\|n){0,40}") {
-            prop_assert!(!escaped(&text).contains('\n'));
-            prop_assert_eq!(unescaped(&escaped(&text)), text);
+    fn read(path: &Path) -> Vec<String> {
+        prepare(path).unwrap();
+        let mut history = FileHistory::new();
+        history.set_max_len(REMEMBERED).unwrap();
+        history.load(path).unwrap();
+        history.iter().cloned().collect()
+    }
+
+    #[test]
+    fn what_an_older_program_remembered_is_still_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("history");
+        let typed = ["select 'a\\n'\n+ 1;", "\\d", "select 2;"];
+        let lines: String = typed.iter().map(|text| text.replace('\\', "\\\\").replace('\n', "\\n") + "\n").collect();
+        fs::write(&path, &lines).unwrap();
+        for _ in 0..2 {
+            assert_eq!(read(&path), typed);
         }
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{ESCAPED}{lines}"));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]
     fn it_outlives_the_shell_and_does_not_grow_for_ever() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state/opd/history");
-        let mut history = History::at(path.clone());
-        history.add("select 1\n+ 1;");
-        history.add("select 1\n+ 1;");
-        history.add("\\d");
-        assert_eq!(History::at(path.clone()).texts(), ["select 1\n+ 1;", "\\d"]);
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        std::fs::write(&path, (0..5_000).map(|i| format!("{i}\n")).collect::<String>()).unwrap();
-        assert_eq!(History::at(path.clone()).texts().len(), REMEMBERED);
-        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().next(), Some("3000"));
+        prepare(&path).unwrap();
+        let mut history = FileHistory::new();
+        history.set_max_len(REMEMBERED).unwrap();
+        for i in 0..REMEMBERED + 50 {
+            history.add(&format!("select\n{i};")).unwrap();
+            history.append(&path).unwrap();
+        }
+        let kept = read(&path);
+        assert_eq!((kept.len(), kept[0].as_str()), (REMEMBERED, "select\n50;"));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]
-    fn without_a_file_it_lasts_as_long_as_the_shell() {
-        let mut history = History::at("/proc/nowhere/history".into());
-        history.add("select 1;");
-        assert_eq!(history.texts(), ["select 1;"]);
+    fn a_place_that_cannot_be_written_is_told() {
+        assert!(prepare(Path::new("/proc/nowhere/history")).is_err());
     }
 }

@@ -1,15 +1,12 @@
 //! The shell: what is typed on a terminal, with history and completion.
 
 use super::{
-    complete::{Names, complete},
     console::{Console, End},
-    editor::{self, Typed},
-    history::History,
-    line::Language,
+    editor::{Editor, Typed},
     statements::{is_blank, split},
 };
 use crate::{
-    error::{CommandError, Result, off_thread},
+    error::{Result, off_thread},
     output::say,
 };
 
@@ -19,14 +16,16 @@ use crate::{
 /// If the terminal cannot be read. What has no answer says so and is passed over.
 pub async fn run(mut console: Console) -> Result<End> {
     say("`\\?` lists the commands; a question ends with `;`");
-    let mut history = History::of_user();
+    let mut editor = Editor::open()?;
     loop {
-        let (prompt, earlier, names) = (console.prompt(), history.texts().to_vec(), console.names());
-        let typed = off_thread(move || {
-            let broken = |error| CommandError::new(format!("the terminal cannot be read: {error}"));
-            editor::read(&prompt, &earlier, &Sql(names)).map_err(broken)
-        });
-        let text = match typed.await? {
+        let (prompt, names) = (console.prompt(), console.names());
+        let typed;
+        (editor, typed) = off_thread(move || {
+            let typed = editor.read(&prompt, names)?;
+            Ok((editor, typed))
+        })
+        .await?;
+        let text = match typed {
             Typed::Text(text) => text,
             Typed::Dropped => continue,
             Typed::End => return Ok(End::Done),
@@ -34,7 +33,7 @@ pub async fn run(mut console: Console) -> Result<End> {
         if is_blank(&text) {
             continue;
         }
-        history.add(text.trim());
+        editor.remember(text.trim());
         for input in split(&text).0 {
             match console.take(&input).await {
                 Ok(None) => {}
@@ -49,18 +48,5 @@ pub async fn run(mut console: Console) -> Result<End> {
                 }
             }
         }
-    }
-}
-
-/// SQL over what there is to name.
-struct Sql(Names);
-
-impl Language for Sql {
-    fn is_whole(&self, text: &str) -> bool {
-        is_blank(split(text).1)
-    }
-
-    fn complete(&self, text: &str, cursor: usize) -> (usize, Vec<String>) {
-        complete(&self.0, text, cursor)
     }
 }

@@ -3,6 +3,7 @@
 use crate::{
     config::{Pipeline, from_table},
     error::{CommandError, Result},
+    replay::Source,
 };
 use serde::Deserialize;
 use std::{
@@ -10,6 +11,9 @@ use std::{
     path::{Path, PathBuf},
 };
 use toml::{Table, Value};
+
+/// The key of an arm that is none of a pipeline's.
+const REPLAY: &str = "replay";
 
 /// `SWEEP.toml`. Keys in `set`, `arms` and `grid` are a pipeline's, written as for `--set`: `"learn.steps" = 100`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -26,6 +30,9 @@ pub struct Sweep {
     /// Runs that are made at a time; 0 is one for every two cores, since a run's jobs overlap.
     #[serde(default)]
     pub at_once: usize,
+    /// Recorded rows that each run is a replay of; without, they sample their own. An arm may name its own: `replay = { from = ... }`.
+    #[serde(default)]
+    pub replay: Option<Source>,
     /// What all runs have in common.
     #[serde(default)]
     pub set: Table,
@@ -52,6 +59,9 @@ pub struct Plot {
     pub y: String,
     /// The key of `grid` that is drawn along; its first one, or the arms if there is none.
     pub x: Option<String>,
+    /// Whether `y` is drawn by its logarithm; means over seeds are geometric then.
+    #[serde(default)]
+    pub log: bool,
 }
 
 fn accuracy() -> String {
@@ -60,7 +70,7 @@ fn accuracy() -> String {
 
 impl Default for Plot {
     fn default() -> Self {
-        Self { y: accuracy(), x: None }
+        Self { y: accuracy(), x: None, log: false }
     }
 }
 
@@ -79,6 +89,8 @@ pub struct Member {
     pub sets: Vec<String>,
     /// The pipeline that comes of them.
     pub pipeline: Pipeline,
+    /// What it is a replay of, if it is one.
+    pub replay: Option<Source>,
 }
 
 impl Sweep {
@@ -152,14 +164,33 @@ impl Sweep {
         words.push(format!("seed{seed}"));
         let name = words.iter().filter(|word| !word.is_empty()).map(|word| plain(word)).collect::<Vec<_>>().join("-");
         let tied = self.tie.iter().filter_map(|(key, to)| Some((key, at_point.iter().find(|(of, _)| *of == to)?.1)));
+        let replay = self.replay_of(arm, settings)?;
+        let settings = settings.iter().filter(|(key, _)| *key != REPLAY);
         let all = self.set.iter().chain(settings).chain(at_point.iter().copied()).chain(tied);
         let mut sets = all.map(|(key, value)| as_set(key, value)).collect::<Result<Vec<_>>>()?;
         sets.push(format!("seed={seed}"));
         let url = Value::String(format!("{}/{name}", self.into.trim_end_matches('/')));
         sets.push(format!("store.url={url}"));
-        let pipeline = Pipeline::load(&self.pipeline, &sets)
+        let mut pipeline = Pipeline::load(&self.pipeline, &sets)
             .map_err(|error| error.at(format!("sweep `{}`, run `{name}`", self.name)))?;
-        Ok(Member { name, arm: arm.into(), point, seed, sets, pipeline })
+        if let Some(set) = replay.as_ref().and_then(|replay| replay.score_set.as_ref()) {
+            pipeline.score.set.clone_from(set);
+        }
+        Ok(Member { name, arm: arm.into(), point, seed, sets, pipeline, replay })
+    }
+
+    /// What the runs of an arm replay: what the arm says, or else the sweep.
+    fn replay_of(&self, arm: &str, settings: &Table) -> Result<Option<Source>> {
+        match settings.get(REPLAY) {
+            None => Ok(self.replay.clone()),
+            Some(Value::Table(table)) => {
+                from_table(&format!("sweep `{}`: `arms.{arm}.{REPLAY}`", self.name), table.clone()).map(Some)
+            }
+            Some(other) => {
+                let what = format!("sweep `{}`: `arms.{arm}.{REPLAY}` is {other}", self.name);
+                Err(CommandError::new(what).hint("a table: replay = { from = \"runs/demo\" }"))
+            }
+        }
     }
 
     /// The columns of the results that hold the grid's values: the last word of each key, or the whole where that is not
@@ -266,6 +297,24 @@ mod tests {
     }
 
     #[test]
+    fn an_arm_may_replay_another_store_than_the_sweep() {
+        let text = SWEEP.replace("set =", "replay = { from = \"runs/demo\", order = \"seeded\" }\nset =").replace(
+            "[arms.reverse]",
+            "[arms.reverse]\nreplay = { from = \"b\", at = 9, where = \"x > 1\", score_set = \"small\" }",
+        );
+        let members = members(&text).unwrap();
+        let of = |arm: &str| members.iter().find(|member| member.arm == arm).unwrap();
+        let args = |arm: &str| of(arm).replay.as_ref().unwrap().args();
+        assert_eq!(args("forward"), ["--from=runs/demo", "--order=seeded"]);
+        assert_eq!(args("reverse"), ["--from=b", "--at=9", "--where=x > 1", "--order=recorded", "--score-set=small"]);
+        assert_eq!(
+            (of("forward").pipeline.score.set.as_str(), of("reverse").pipeline.score.set.as_str()),
+            ("main", "small")
+        );
+        assert!(of("reverse").sets.iter().all(|set| !set.starts_with("replay")), "{:?}", of("reverse").sets);
+    }
+
+    #[test]
     fn a_fault_names_the_run_and_the_key() {
         for (from, to, says) in [
             ("[1, 2]", "[]", "`seeds` is empty"),
@@ -277,6 +326,10 @@ mod tests {
             ("\"learn.estimator\" = {", "learn = {", "would replace the whole section"),
             ("seeds", "seds", "did you mean `seeds`?"),
             ("p.toml", "q.toml", "q.toml`: No such file"),
+            ("[arms.forward]", "[arms.forward]\nreplay = 3", "`arms.forward.replay` is 3\nhint: a table"),
+            ("[arms.forward]", "[arms.forward]\nreplay = { form = \"x\" }", "unknown field `form`"),
+            ("[arms.forward]", "[arms.forward]\nreplay = { from = \"x\", order = \"any\" }", "unknown variant `any`"),
+            ("set =", "replay = { frm = \"x\" }\nset =", "did you mean `from`?"),
         ] {
             let error = members(&SWEEP.replace(from, to)).unwrap_err().to_string();
             assert!(error.contains(says), "{to}: {error}");

@@ -22,6 +22,8 @@ struct Chart {
     along: String,
     upwards: String,
     places: Vec<String>,
+    /// The values are decimal logarithms.
+    log: bool,
     lines: BTreeMap<String, Vec<Vec<f64>>>,
 }
 
@@ -77,18 +79,25 @@ fn chart(sweep: &Sweep, done: &[(&Member, Measured)]) -> Result<Chart> {
     for (member, measured) in done {
         let (Some(value), here) = (measured.value(&sweep.plot.y), place(member)) else { continue };
         let Some(at) = places.iter().position(|name| *name == here) else { continue };
+        if sweep.plot.log && value <= 0.0 {
+            let what = format!("run `{}` has `{}` {value}, which has no logarithm", member.name, sweep.plot.y);
+            return Err(CommandError::new(what).hint(format!("sweep `{}`: leave `plot.log` out", sweep.name)));
+        }
+        let value = if sweep.plot.log { value.log10() } else { value };
         lines.entry(line(member)).or_insert_with(|| vec![Vec::new(); places.len()])[at].push(value);
     }
     if lines.is_empty() {
         let what = format!("sweep `{}`: no run has `{}`, so there is nothing to draw", sweep.name, sweep.plot.y);
         return Err(CommandError::new(what).hint("a run without answers to compare with has no accuracy"));
     }
-    let upwards = format!("{}, mean and standard deviation over seeds", sweep.plot.y.replace('_', " "));
+    let mean = if sweep.plot.log { "geometric mean" } else { "mean" };
+    let upwards = format!("{}, {mean} and standard deviation over seeds", sweep.plot.y.replace('_', " "));
     Ok(Chart {
         title: format!("{}: {} runs", sweep.name, done.len()),
         along: key.cloned().unwrap_or_default(),
         upwards,
         places,
+        log: sweep.plot.log,
         lines,
     })
 }
@@ -110,6 +119,16 @@ fn ticks(least: f64, most: f64) -> Vec<f64> {
     (from..=to).map(|i| i as f64 * step).collect()
 }
 
+/// Logarithms of round numbers that cover these.
+fn log_ticks(least: f64, most: f64) -> Vec<f64> {
+    let decades = least.floor() as i32..=most.ceil() as i32;
+    let all: Vec<f64> =
+        decades.flat_map(|power| [1.0, 2.0, 5.0].map(|lead: f64| lead.log10() + f64::from(power))).collect();
+    let from = all.iter().rposition(|tick| *tick <= least).unwrap_or(0);
+    let to = all.iter().position(|tick| *tick >= most).unwrap_or(all.len() - 1);
+    all[from..=to.max(from)].to_vec()
+}
+
 fn draw(chart: &Chart) -> String {
     let [left, right, top, bottom] = FRAME;
     let values = || chart.lines.values().flatten().flatten().copied();
@@ -120,10 +139,10 @@ fn draw(chart: &Chart) -> String {
         most = most.max(mean + deviation.unwrap_or(0.0));
     }
     // A quantity that is never negative is not shown below 0.
-    if values().all(|value| value >= 0.0) {
+    if !chart.log && values().all(|value| value >= 0.0) {
         least = least.max(0.0);
     }
-    let ticks = ticks(least, most);
+    let ticks = if chart.log { log_ticks(least, most) } else { ticks(least, most) };
     let (low, high) = (ticks[0], ticks[ticks.len() - 1].max(ticks[0] + 1e-9));
     let y = |value: f64| bottom - (value - low) / (high - low) * (bottom - top);
     let count = chart.places.len() as f64;
@@ -138,8 +157,9 @@ fn draw(chart: &Chart) -> String {
     let digits = ((-(high - low).log10()).ceil() + 1.0).clamp(0.0, 6.0) as usize;
     for tick in &ticks {
         let at = y(*tick);
+        let number = if chart.log { format!("{}", 10f64.powf(*tick) as f32) } else { format!("{tick:.digits$}") };
         svg += &format!(
-            "<path d=\"M{left} {at:.1}H{right}\" stroke=\"#e4e4e4\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{tick:.digits$}</text>\n",
+            "<path d=\"M{left} {at:.1}H{right}\" stroke=\"#e4e4e4\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{number}</text>\n",
             left - 8.0,
             at + 4.0
         );
@@ -248,10 +268,21 @@ mod tests {
     }
 
     #[test]
+    fn logarithmic_ticks_are_1_2_and_5_and_cover_everything() {
+        for (least, most) in [(0.48f64, 10.8f64), (0.5, 0.5), (1e-3, 2e5)] {
+            let ticks = log_ticks(least.log10(), most.log10());
+            let (first, last) = (10f64.powf(ticks[0]), 10f64.powf(ticks[ticks.len() - 1]));
+            assert!(first <= least * 1.000_001 && last >= most * 0.999_999, "{first} {last}");
+            assert!(first > least / 2.6 && last < most * 2.6, "{first} {last}");
+        }
+    }
+
+    #[test]
     fn a_line_is_drawn_through_the_means_and_names_are_escaped() {
         let lines = BTreeMap::from([("a<b".to_string(), vec![vec![0.2, 0.4], vec![], vec![0.5]])]);
         let places = ["0", "16", "64"].map(String::from).to_vec();
-        let chart = Chart { title: "t".into(), along: "rollout.lag".into(), upwards: "accuracy".into(), places, lines };
+        let (along, upwards) = ("rollout.lag".into(), "accuracy".into());
+        let chart = Chart { title: "t".into(), along, upwards, places, log: false, lines };
         let svg = draw(&chart);
         assert!(svg.contains("a&lt;b") && svg.ends_with("</svg>\n"));
         assert_eq!(svg.matches("r=\"3.5\"").count(), 2, "a mean at each place with a run");

@@ -5,7 +5,7 @@ use crate::{error::Result, trace::stages_busy};
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array};
 use record::{Commit, Event, Job, Ratio, StepCommit};
 use std::sync::Arc;
-use store::{Kind, Store};
+use store::Store;
 use toml::Value;
 
 /// What is measured of a run that is finished; a field is empty where the run has none of it.
@@ -64,7 +64,6 @@ impl Measured {
         let follower = store.follow().await?;
         let now = follower.snapshot();
         let commits = store.history(Some(now.seq)).await?;
-        let usage = store.usage().await?;
         let steps: Vec<&StepCommit> = commits
             .iter()
             .filter_map(|commit| match &commit.event {
@@ -75,6 +74,8 @@ impl Measured {
         let last = &steps[steps.len() - steps.len().div_ceil(10)..];
         let tokens_of = |job: Job| commits.iter().filter(move |of| of.work.job == job).map(|of| of.work.tokens).sum();
         let scored: u64 = tokens_of(Job::Score);
+        // As they were committed: what was archived since takes less.
+        let score_bytes: u64 = commits.iter().map(bytes_of_scores).sum();
         let until = commits.iter().rfind(|commit| matches!(commit.event, Event::Step(_)));
         let since = commits.first().map_or(0, |first| first.at);
         Ok(Self {
@@ -85,12 +86,12 @@ impl Measured {
             training_reverse_kl: pooled(last.iter().filter_map(|step| step.metrics.get("reverse_kl").copied())),
             training_forward_kl: pooled(last.iter().filter_map(|step| step.metrics.get("forward_kl").copied())),
             least_ess: steps.iter().filter_map(|step| share(*step.metrics.get("is/ess")?)).reduce(f64::min),
-            staleness: now.ended.staleness_sum as f64 / now.ended.consumed.max(1) as f64,
+            staleness: now.ended.staleness_mean().unwrap_or(0.0),
             dropped: now.ended.dropped.values().sum(),
             seconds: until.map_or(0, |last| last.at - since) as f64 / 1000.0,
             tokens: tokens_of(Job::Learn),
             stages_busy: stages_busy(&commits),
-            score_bytes_per_token: usage.get(&Kind::Scores).map_or(0, |of| of.bytes) as f64 / scored.max(1) as f64,
+            score_bytes_per_token: score_bytes as f64 / scored.max(1) as f64,
         })
     }
 
@@ -121,6 +122,13 @@ impl Measured {
     /// The columns there are.
     pub fn columns() -> &'static [&'static str] {
         &MEASURED
+    }
+}
+
+fn bytes_of_scores(commit: &Commit) -> u64 {
+    match &commit.event {
+        Event::Scores(scores) => scores.object.bytes,
+        _ => 0,
     }
 }
 

@@ -88,7 +88,11 @@ impl Columns {
 
     /// Integers, some of which are not known.
     pub fn maybe_int(self, name: &str, text: &str, values: impl Iterator<Item = Option<u64>>) -> Self {
-        let values = values.map(|value| value.map(|value| value as i64));
+        self.maybe_signed(name, text, values.map(|value| value.map(|value| value as i64)))
+    }
+
+    /// Integers that may be negative, some of which are not known.
+    pub fn maybe_signed(self, name: &str, text: &str, values: impl Iterator<Item = Option<i64>>) -> Self {
         self.put(name, text, true, || Arc::new(values.collect::<Int64Array>()))
     }
 

@@ -3,7 +3,7 @@
 use crate::QueryError;
 use record::{
     BatchId, BatchRows, Commit, Event, PolicyVersion, Retirement, RolloutCommit, Run, ScoreCommit, ScoreSet,
-    ScoreSetCommit, StepCommit,
+    ScoreSetCommit, StepCommit, What,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -38,24 +38,34 @@ enum Place {
     Parents(usize),
 }
 
-/// What the log gives up, up to its last commit: what is gone is gone for every question, whichever moment it asks about.
+/// What the log gives up or moves, up to its last commit: what is gone is gone for every question, whichever moment it asks about.
 #[derive(Clone, Debug, Default)]
 struct Retired {
     policies: BTreeSet<PolicyVersion>,
     moments: BTreeSet<PolicyVersion>,
     batches: HashSet<BatchId>,
     steps: BTreeSet<u64>,
+    /// The archive that the rows of an object were moved to, both by their keys; the first counts.
+    moved: HashMap<String, String>,
 }
 
 impl Retired {
     fn by(commits: &[Commit]) -> Self {
         let mut all = Self::default();
-        for commit in commits {
-            if let Event::Retire(retired) = &commit.event {
-                all.add(retired);
-            }
-        }
+        commits.iter().for_each(|commit| all.learn(&commit.event));
         all
+    }
+
+    fn learn(&mut self, event: &Event) {
+        match event {
+            Event::Retire(retired) => self.add(retired),
+            Event::Archive(archive) => {
+                for of in &archive.moves {
+                    self.moved.entry(of.key.clone()).or_insert_with(|| archive.object.key.clone());
+                }
+            }
+            _ => {}
+        }
     }
 
     fn add(&mut self, retired: &Retirement) {
@@ -99,7 +109,7 @@ impl Log {
                 Event::Rollouts(rollouts) => {
                     self.delivered.insert(rollouts.batch.clone(), Place::Own(self.commits.len()));
                 }
-                Event::Retire(retired) => self.given_up.add(retired),
+                Event::Retire(_) | Event::Archive(_) => self.given_up.learn(&commit.event),
                 Event::ScoreSet(set) => {
                     self.score_sets.insert(set.score_set.clone(), set.clone());
                 }
@@ -192,9 +202,31 @@ impl Log {
         self.given_up.steps.contains(&step)
     }
 
+    /// The key of the archive that the rows of the object at `key` were moved to.
+    pub fn moved_to(&self, key: &str) -> Option<&str> {
+        self.given_up.moved.get(key).map(String::as_str)
+    }
+
+    /// Whether what an object holds was given up.
+    pub fn object_is_retired(&self, what: &What) -> bool {
+        match what {
+            What::Weights(version) => self.is_retired(*version),
+            What::Moments(version) => self.moments_are_retired(*version),
+            What::StepRecord(step) => self.record_is_retired(*step),
+            What::Rollouts(batch) | What::Scores { batch, .. } => self.batch_is_retired(batch),
+            What::File(_) | What::Archive => false,
+        }
+    }
+
     /// The run's identity.
     pub fn run(&self) -> &Run {
         &self.run
+    }
+
+    /// Whether the policy versions of a parent's rows are those that this run's continue: so it is in a replay, while beside rows of the
+    /// run's own they are another learner's.
+    pub fn parents_versions_count(&self) -> bool {
+        self.run.parent.as_ref().is_none_or(|parent| parent.is_replayed_whole())
     }
 
     /// Whether the evaluation of commit `seq` is the first of its eval set and version.

@@ -168,10 +168,7 @@ impl Session {
         for function in functions::aggregates(&logs) {
             context.register_udaf(function);
         }
-        // Their name is one for all schemas, so with several stores there is no saying which is meant.
-        if let [alone] = &attached[..] {
-            in_score_set::register(&context, &alone.log, &alone.opener);
-        }
+        in_score_set::register(&context, &attached);
         for store in &mut attached {
             store.lay_out(&context).await.map_err(|error| QueryError::Run(error.to_string()))?;
         }

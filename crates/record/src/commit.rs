@@ -1,13 +1,20 @@
 //! What the log says: one commit, one JSON object, one thing that happened.
 
-use crate::{Codec, Digest, DrawsKept, Packing, Parent, Pin, PolicyVersion, RecordError, Replayed, Retirement, RowSet};
+use crate::{
+    Archive, Codec, Digest, DrawsKept, Packing, Parent, Pin, PolicyVersion, RecordError, Replayed, Retirement, RowSet,
+    Work,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The version of the commits' JSON that this program writes, and the newest it reads. 2: score sets say what is kept of the
+/// The newest version of the commits' JSON that this program reads. A commit has the least version that knows its kind
+/// ([`Event::format`]), so that a store is refused by an older program only where it would be misread. 2: score sets say what is kept of the
 /// sampler and how it is packed. 3: score sets beside the run's own, how rollouts are packed, pins, batches and step records that
 /// are given up, rows that a selection rejected, and a parent, whose rows a run's steps replay.
-pub const FORMAT: u32 = 3;
+/// 4: archives.
+pub const FORMAT: u32 = 4;
+/// The version of commits that say nothing newer.
+const COMMON: u32 = 3;
 
 /// A name for one stored batch: its unit and a writer-made unique id.
 pub type BatchId = String;
@@ -27,57 +34,10 @@ pub struct ObjectRef {
     pub digest: Digest,
 }
 
-/// The jobs of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "each is a command")]
-pub enum Job {
-    Rollout,
-    Score,
-    Learn,
-    Eval,
-    Run,
-    /// Looking after the store: pins, retention, score sets made from others.
-    Store,
-}
-
-impl Job {
-    /// The job's command.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Job::Rollout => "rollout",
-            Job::Score => "score",
-            Job::Learn => "learn",
-            Job::Eval => "eval",
-            Job::Run => "run",
-            Job::Store => "store",
-        }
-    }
-}
-
-/// Who made a commit, and what it cost: throughput, overlap and traces are read from this.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Work {
-    /// The worker's name, kept when the process is started again: `rollout-0`.
-    pub worker: String,
-    /// Unique to one life of the worker's process.
-    pub incarnation: String,
-    /// What the worker does.
-    pub job: Job,
-    /// When the work began; milliseconds since 1970 by the worker's clock. For people: nothing depends on clocks.
-    pub started: i64,
-    /// Seconds spent working.
-    pub busy_s: f64,
-    /// Seconds spent waiting before it, for input or for room ahead of the learner.
-    pub waited_s: f64,
-    /// Tokens sampled, scored or trained.
-    pub tokens: u64,
-}
-
 /// One entry of the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Commit {
-    /// [`FORMAT`] of the program that wrote it.
+    /// The version of its JSON: [`Event::format`] in the program that wrote it.
     pub format: u32,
     /// Its place in the log, from 0, without gaps.
     pub seq: u64,
@@ -129,6 +89,8 @@ pub enum Event {
         /// Its name.
         name: String,
     },
+    /// Batches or step records lie in an archive from here on.
+    Archive(Archive),
     /// The last step is made; nothing but evaluations follows.
     Finish {
         /// Rows that were left.
@@ -152,7 +114,16 @@ impl Event {
             Event::Retire(_) => "retire",
             Event::Pin(_) => "pin",
             Event::Unpin { .. } => "unpin",
+            Event::Archive(_) => "archive",
             Event::Finish { .. } => "finish",
+        }
+    }
+
+    /// The version of the commits' JSON that a reader has to know.
+    pub fn format(&self) -> u32 {
+        match self {
+            Event::Archive(_) => FORMAT,
+            _ => COMMON,
         }
     }
 }
@@ -186,7 +157,7 @@ pub struct Run {
     pub student_files: BTreeMap<String, ObjectRef>,
     /// Policy version 0.
     pub policy: Policy,
-    /// The run whose recorded rows it trains on, where it is a replay.
+    /// The run whose recorded rows it trains on: all of them are where it is a replay, a share of them where it mixes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Parent>,
 }

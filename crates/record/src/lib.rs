@@ -3,6 +3,7 @@
 //! - [`Sample`] and [`Score`]: what a sampler and a teacher say of one sequence;
 //! - [`RolloutBatch`] and [`ScoredBatch`]: many of them as checked views over Arrow columns, read without a copy;
 //! - [`pack`], [`unpack`]: columns of a batch in few bytes, as it lies in its file; [`Budget`]: how much of them is read;
+//! - [`unread`], [`fill_unread`]: columns that a budget asks nothing of;
 //! - [`Commit`]: one entry of the log, whose [`Event`] says what happened;
 //! - [`RowSet`], [`PolicyVersion`], [`Digest`]: what rows, weights and bytes are known by.
 //!
@@ -15,6 +16,7 @@
 //! ```
 #![warn(missing_docs)]
 
+mod archive;
 mod budget;
 mod column;
 mod commit;
@@ -31,13 +33,15 @@ mod row_set;
 pub mod schema;
 mod scores;
 mod steps;
+mod unread;
+mod work;
 
+pub use archive::{Archive, Footer, Move};
 pub use budget::Budget;
 pub use column::Lists;
 pub use commit::{
-    BatchId, BatchRows, Claims, Commit, DropReason, Dropped, EvalCommit, Event, FORMAT, Job, ObjectRef, Policy,
-    PromptSet, Ratio, RolloutCommit, Run, SamplerTopK, ScoreCommit, ScoreSet, ScoreSetCommit, StepCommit, UnitRows,
-    Units, Work,
+    BatchId, BatchRows, Claims, Commit, DropReason, Dropped, EvalCommit, Event, FORMAT, ObjectRef, Policy, PromptSet,
+    Ratio, RolloutCommit, Run, SamplerTopK, ScoreCommit, ScoreSet, ScoreSetCommit, StepCommit, UnitRows, Units,
 };
 pub use error::RecordError;
 pub use ids::{Digest, PolicyVersion};
@@ -51,3 +55,5 @@ pub use row::{Draws, DrawsKept, Finish, Sample, Score};
 pub use row_set::RowSet;
 pub use scores::{ScoredBatch, ScoredRollout};
 pub use steps::{ConsumedRollout, encode_step};
+pub use unread::{fill_unread, unread};
+pub use work::{Job, Work};

@@ -22,6 +22,8 @@ pub enum What {
     },
     /// What the learner saw in a step.
     StepRecord(u64),
+    /// An archive of batches or step records.
+    Archive,
 }
 
 impl Event {
@@ -45,6 +47,7 @@ impl Event {
                 let moments = step.moments.iter().map(|moments| (What::Moments(version), moments));
                 [(What::StepRecord(step.step), &step.record)].into_iter().chain(weights).chain(moments).collect()
             }
+            Event::Archive(archive) => vec![(What::Archive, &archive.object)],
             _ => Vec::new(),
         }
     }
@@ -62,6 +65,7 @@ impl Event {
                 let weights = step.policy.iter_mut().map(|policy| &mut policy.weights);
                 [&mut step.record].into_iter().chain(weights).chain(&mut step.moments).collect()
             }
+            Event::Archive(archive) => vec![&mut archive.object],
             _ => Vec::new(),
         }
     }

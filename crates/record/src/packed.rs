@@ -69,7 +69,7 @@ pub(crate) const TEACHER_DRAWS: Group = Group {
     along: "teacher_logprobs",
     limit: |budget| budget.teacher_draws,
 };
-const GROUPS: [Group; 4] = [DRAWS, SAMPLER_TOP, TEACHER_TOP, TEACHER_DRAWS];
+pub(crate) const GROUPS: [Group; 4] = [DRAWS, SAMPLER_TOP, TEACHER_TOP, TEACHER_DRAWS];
 
 /// How columns of a batch are packed: a level of `docs/codec.md`, or not at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -285,6 +285,16 @@ impl Group {
         [self.ids, self.logprobs, third]
     }
 
+    /// The columns that hold it in a file: those, and the packed one.
+    pub(crate) fn stored(&self) -> impl Iterator<Item = &'static str> + use<> {
+        self.columns().into_iter().chain([self.name])
+    }
+
+    /// Whether `budget` asks for nothing of it.
+    pub(crate) fn is_left_out(&self, budget: &Budget) -> bool {
+        (self.limit)(budget) == Some(0)
+    }
+
     /// What `limit` leaves of the group in `batch`, where it is packed; `None` where the plain columns are to stay as they are.
     fn read(
         &self,
@@ -421,8 +431,8 @@ fn lists<T: ArrowPrimitiveType>(layout: &Layout, values: Vec<T::Native>) -> Arra
     wrap(offsets(rows), wrap(offsets(lists), primitive::<T>(values)))
 }
 
-/// A list column of `rows` empty lists.
-fn empty_lists(list: &DataType, rows: usize) -> ArrayRef {
+/// A list column of `rows` empty lists; nulls of another type.
+pub(crate) fn empty_lists(list: &DataType, rows: usize) -> ArrayRef {
     let DataType::List(item) = list else { return arrow::array::new_null_array(list, rows) };
     let values = arrow::array::new_empty_array(item.data_type());
     Arc::new(ListArray::new(item.clone(), OffsetBuffer::new_zeroed(rows), values, None))

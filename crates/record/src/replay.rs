@@ -1,10 +1,10 @@
-//! What a replay says of the run whose rows it takes.
+//! What a run says of another one whose rows it takes: a replay all of its rows, a mix a share of them.
 
 use crate::{BatchRows, PolicyVersion};
 use serde::{Deserialize, Serialize};
 
-/// The run that a replay takes its rows from: which of them, in which order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The run that recorded rows are taken from: which of them, in which order, and how many.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Parent {
     /// The address of its store, as it was given.
@@ -18,6 +18,16 @@ pub struct Parent {
     /// The condition that rows meet, in SQL; `None` where all do.
     #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
     pub condition: Option<String>,
+    /// The share of each step's rows that they are, where the others are the run's own; `None` where all are the parent's: a replay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<f64>,
+}
+
+impl Parent {
+    /// Whether every row is the parent's: nothing is sampled, and versions are compared as if they were this run's.
+    pub fn is_replayed_whole(&self) -> bool {
+        self.share.is_none()
+    }
 }
 
 /// The order in which a replay takes rows.
@@ -27,7 +37,7 @@ pub enum ReplayOrder {
     /// As the parent's steps consumed them.
     #[default]
     Recorded,
-    /// A permutation of every scored row by the run's seed.
+    /// A permutation of every scored row by the run's seed; a mix takes another one each time it has taken all.
     Seeded,
 }
 
@@ -51,4 +61,11 @@ pub struct Replayed {
     pub unit: u64,
     /// The parent's version that sampled them.
     pub policy_version: PolicyVersion,
+    /// How often all the parent's rows had been taken before; always 0 in a replay, which takes each once.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub epoch: u64,
+}
+
+fn is_first(epoch: &u64) -> bool {
+    *epoch == 0
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 #[expect(missing_docs, reason = "schemas/steps.toml describes each column")]
 pub struct ConsumedRollout {
     pub rollout_id: String,
-    pub staleness: u32,
+    pub staleness: Option<u32>,
     pub learner_logprobs: Vec<f32>,
     pub reverse_kl: Option<Vec<f32>>,
     pub forward_kl: Option<Vec<f32>>,
@@ -40,7 +40,7 @@ pub fn encode_step(step: u64, rows: &[ConsumedRollout]) -> Result<RecordBatch, R
     let columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from_value(step as i64, rows.len())),
         Arc::new(StringArray::from_iter_values(rows.iter().map(|r| &r.rollout_id))),
-        Arc::new(Int32Array::from_iter_values(rows.iter().map(|r| r.staleness as i32))),
+        Arc::new(Int32Array::from_iter(rows.iter().map(|r| Some(r.staleness? as i32)))),
         column::list::<Float32Type>(rows.iter().map(|r| r.learner_logprobs.as_slice())),
         column::optional_list::<Float32Type>(rows.iter().map(|r| r.reverse_kl.as_deref())),
         column::optional_list::<Float32Type>(rows.iter().map(|r| r.forward_kl.as_deref())),

@@ -1,7 +1,8 @@
 //! Batches as views: what goes in comes out, and what does not fit is refused by row, column and both values.
 
 use arrow::{
-    array::{ArrayRef, Float32Array, Int64Array, RecordBatch, StringArray, new_null_array},
+    array::{Array, ArrayRef, Float32Array, Int64Array, ListArray, RecordBatch, StringArray, new_null_array},
+    buffer::{NullBuffer, OffsetBuffer},
     datatypes::{DataType, Schema},
 };
 use proptest::prelude::*;
@@ -275,11 +276,39 @@ fn a_batch_that_is_not_of_its_schema_is_refused() {
     assert!(error.to_string().contains("rows of the score batch: expected 2, as in the rollout batch, found 1"));
 }
 
+/// The same batch with `versions` in turn as those that sampled its second row.
+fn with_spans(batch: &RecordBatch, versions: &[i64]) -> RecordBatch {
+    let schema = batch.schema();
+    let DataType::List(item) = schema.field_with_name("span_versions").unwrap().data_type() else { panic!("a list") };
+    let (values, lengths) = (Arc::new(Int64Array::from(versions.to_vec())), [0, versions.len()]);
+    let valid = NullBuffer::from(vec![false, true]);
+    let spans = ListArray::new(item.clone(), OffsetBuffer::from_lengths(lengths), values, Some(valid));
+    with_column(batch, "span_versions", Arc::new(spans))
+}
+
+#[test]
+fn a_row_that_several_versions_sampled_is_of_the_oldest() {
+    let (sample, _) = sample(4, 1);
+    let rollouts = RolloutBatch::encode(&info(), &[row(0, 1, sample.clone()), row(1, 1, sample)]).unwrap();
+    let batch = rollouts.as_record_batch();
+    for versions in [&[3, 4, 9][..], &[5, 3], &[3]] {
+        let spanned = RolloutBatch::try_new(with_spans(batch, versions)).unwrap();
+        assert_eq!(spanned.policy_version(), PolicyVersion(3));
+        let kept = spanned.as_record_batch().column_by_name("span_versions").unwrap();
+        assert_eq!((kept.is_null(0), kept.is_null(1)), (true, false));
+    }
+    for (versions, oldest) in [(&[2, 3][..], 2), (&[4, 5], 4)] {
+        let error = RolloutBatch::try_new(with_spans(batch, versions)).unwrap_err().to_string();
+        let says = format!("row 1, column `span_versions`: expected 3 as the oldest, found {oldest}");
+        assert!(error.contains(&says), "{error}");
+    }
+}
+
 #[test]
 fn a_step_record_has_a_value_for_each_position_it_names() {
     let consumed = ConsumedRollout {
         rollout_id: "r".into(),
-        staleness: 2,
+        staleness: Some(2),
         learner_logprobs: vec![-1.0, -2.0],
         reverse_kl: Some(vec![0.5, f32::NAN]),
         forward_kl: None,

@@ -241,6 +241,12 @@ impl Backend {
         self.found(key, got)
     }
 
+    /// `length` of the object's bytes from `offset` on; `None` if there is no such object.
+    pub async fn read_range(&self, key: &str, offset: u64, length: u64) -> Result<Option<Bytes>> {
+        let path = self.path(key)?;
+        self.found(key, self.objects.get_range(&path, offset..offset.saturating_add(length)).await)
+    }
+
     /// The object's length; `None` if there is no such object.
     pub async fn length(&self, key: &str) -> Result<Option<u64>> {
         let path = self.path(key)?;

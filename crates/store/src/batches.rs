@@ -95,7 +95,7 @@ impl Store {
     /// # Errors
     /// As [`Store::get_rollouts`].
     pub async fn get_rollouts_within(&self, object: &ObjectRef, budget: Budget) -> Result<RolloutBatch> {
-        self.get_columns(object, &ROLLOUTS, move |batch| open_rollouts(batch, &budget)).await
+        self.get_columns(object, &ROLLOUTS, budget, move |batch| open_rollouts(batch, &budget)).await
     }
 
     /// The columns of a batch of scores, checked against their schema alone.
@@ -111,7 +111,7 @@ impl Store {
     /// # Errors
     /// As [`Store::get_rollouts`].
     pub async fn get_scores_within(&self, object: &ObjectRef, budget: Budget) -> Result<RecordBatch> {
-        self.get_columns(object, &SCORES, move |batch| open_scores(batch, &budget)).await
+        self.get_columns(object, &SCORES, budget, move |batch| open_scores(batch, &budget)).await
     }
 
     /// What the learner saw in a step.
@@ -119,7 +119,7 @@ impl Store {
     /// # Errors
     /// As [`Store::get_rollouts`].
     pub async fn get_step_record(&self, object: &ObjectRef) -> Result<RecordBatch> {
-        self.get_columns(object, &STEPS, |batch| schema::up_to_date(batch, &STEPS)).await
+        self.get_columns(object, &STEPS, Budget::default(), |batch| schema::up_to_date(batch, &STEPS)).await
     }
 
     /// A batch of rollouts with one of its score sets, zipped.
@@ -140,12 +140,33 @@ impl Store {
         scores: &ObjectRef,
         budget: Budget,
     ) -> Result<ScoredBatch> {
+        let is_moved = |object: &ObjectRef| self.place_of(&object.key).is_some();
+        if !is_moved(rollouts) && !is_moved(scores) {
+            match self.get_both(rollouts, scores, budget).await {
+                // It may have been moved since the log was read.
+                Err(StoreError::Missing { .. }) => {}
+                read => return read,
+            }
+        }
+        let (of_rollouts, of_scores) =
+            (self.get_rollouts_within(rollouts, budget), self.get_scores_within(scores, budget));
+        let (rollouts, columns) = futures::future::try_join(of_rollouts, of_scores).await?;
+        let key = scores.key.clone();
+        let zip = move || {
+            ScoredBatch::zip_within(rollouts, columns, &budget).map_err(|reason| StoreError::Invalid { key, reason })
+        };
+        self.blocking(&scores.key, zip).await
+    }
+
+    /// The same of objects that lie where they were put: one piece of work for both, as to hand a batch from thread to thread takes longer
+    /// than to map it.
+    async fn get_both(&self, rollouts: &ObjectRef, scores: &ObjectRef, budget: Budget) -> Result<ScoredBatch> {
         let fetched = futures::future::try_join(self.fetch(rollouts), self.fetch(scores)).await?;
         let (store, rollouts, scores) = (self.clone(), rollouts.clone(), scores.clone());
-        // One piece of work for both: to hand a batch from thread to thread takes longer than to map it.
         self.blocking(&scores.key.clone(), move || {
-            let rollouts = store.decode(&rollouts, fetched.0, &ROLLOUTS, |batch| open_rollouts(batch, &budget))?;
-            let columns = store.decode(&scores, fetched.1, &SCORES, |batch| open_scores(batch, &budget))?;
+            let rollouts =
+                store.decode(&rollouts, fetched.0, &ROLLOUTS, |_| true, |batch| open_rollouts(batch, &budget))?;
+            let columns = store.decode(&scores, fetched.1, &SCORES, |_| true, |batch| open_scores(batch, &budget))?;
             let zipped = ScoredBatch::zip_within(rollouts, columns, &budget);
             zipped.map_err(|reason| StoreError::Invalid { key: scores.key, reason })
         })
@@ -163,14 +184,10 @@ impl Store {
         schema: &'static SchemaRef,
         columns: Vec<String>,
     ) -> Result<RecordBatch> {
-        let fetched = self.fetch(object).await?;
-        let (store, object) = (self.clone(), object.clone());
-        self.blocking(&object.key.clone(), move || {
-            let stored = record::stored_columns(&columns);
-            let is_wanted = |name: &str| stored.contains(name);
-            store.decode_some(&object, fetched, schema, is_wanted, |batch| schema::select(batch, schema, &columns))
-        })
-        .await
+        let (budget, stored) = (packed_columns(&columns), record::stored_columns(&columns));
+        // Of what was moved, the groups that are not wanted are there and empty.
+        let select = move |batch| schema::select(record::unpack_within(batch, &budget)?, schema, &columns);
+        self.get_wanted(object, schema, budget, move |name| stored.contains(name), select).await
     }
 
     async fn put_packed(
@@ -197,29 +214,67 @@ impl Store {
         self.put(key, bytes).await
     }
 
+    /// Of columns that `budget` asks nothing of, `check` may see empty ones.
     async fn get_columns<T: Send + 'static>(
         &self,
         object: &ObjectRef,
         schema: &'static SchemaRef,
+        budget: Budget,
+        check: impl FnOnce(RecordBatch) -> Result<T, RecordError> + Clone + Send + 'static,
+    ) -> Result<T> {
+        self.get_wanted(object, schema, budget, |_| true, check).await
+    }
+
+    /// What `check` makes of the columns of an object that are `wanted`, wherever its rows lie by now.
+    async fn get_wanted<T: Send + 'static>(
+        &self,
+        object: &ObjectRef,
+        schema: &'static SchemaRef,
+        budget: Budget,
+        wanted: impl Fn(&str) -> bool + Send + 'static,
+        check: impl FnOnce(RecordBatch) -> Result<T, RecordError> + Clone + Send + 'static,
+    ) -> Result<T> {
+        let place = match self.place_of(&object.key) {
+            Some(place) => place,
+            None => {
+                let missing = match self.get_put(object, schema, wanted, check.clone()).await {
+                    Err(missing @ StoreError::Missing { .. }) => missing,
+                    read => return read,
+                };
+                // Moved since the log was read, or before, by a process that knows of it from a snapshot alone.
+                match self.look_for(&object.key).await {
+                    Ok(Some(place)) => place,
+                    Err(error) if !error.is_of_one_object() => return Err(error),
+                    // It is gone; that the log is damaged as well is told by whoever reads it.
+                    Ok(None) | Err(_) => return Err(missing),
+                }
+            }
+        };
+        let batch = self.get_moved(object, place, schema, budget).await?;
+        let key = object.key.clone();
+        self.blocking(&object.key, move || check(batch).map_err(|reason| StoreError::Invalid { key, reason })).await
+    }
+
+    /// The same of an object that lies where it was put.
+    async fn get_put<T: Send + 'static>(
+        &self,
+        object: &ObjectRef,
+        schema: &SchemaRef,
+        wanted: impl Fn(&str) -> bool + Send + 'static,
         check: impl FnOnce(RecordBatch) -> Result<T, RecordError> + Send + 'static,
     ) -> Result<T> {
         let fetched = self.fetch(object).await?;
-        let (store, object) = (self.clone(), object.clone());
-        self.blocking(&object.key.clone(), move || store.decode(&object, fetched, schema, check)).await
+        let (store, object, schema) = (self.clone(), object.clone(), schema.clone());
+        self.blocking(&object.key.clone(), move || store.decode(&object, fetched, &schema, wanted, check)).await
+    }
+
+    /// The columns of an object that lies where it was put, as they lie in it.
+    pub(crate) async fn get_own(&self, object: &ObjectRef, schema: &SchemaRef) -> Result<RecordBatch> {
+        self.get_put(object, schema, |_| true, Ok).await
     }
 
     /// What `check` makes of the batch in `object`. Blocks.
     fn decode<T>(
-        &self,
-        object: &ObjectRef,
-        fetched: Fetched,
-        schema: &SchemaRef,
-        check: impl FnOnce(RecordBatch) -> Result<T, RecordError>,
-    ) -> Result<T> {
-        self.decode_some(object, fetched, schema, |_| true, check)
-    }
-
-    fn decode_some<T>(
         &self,
         object: &ObjectRef,
         fetched: Fetched,
@@ -236,6 +291,26 @@ impl Store {
             ipc::Fault::Newer(found, newest) => StoreError::NewerFormat { key: key(), found, newest },
         })?;
         check(batch).map_err(|reason| StoreError::Invalid { key: key(), reason })
+    }
+}
+
+/// Nothing of the groups of columns of which none is wanted. What a teacher says of draws or of a top-k goes with them.
+fn packed_columns(columns: &[String]) -> Budget {
+    let read = |group: &[&str]| match group.iter().any(|name| columns.iter().any(|column| column == name)) {
+        true => None,
+        false => Some(0),
+    };
+    Budget {
+        draws: read(&["draw_ids", "draw_counts", "draw_logprobs", "draw_teacher_logprobs"]),
+        teacher_draws: read(&["teacher_draw_ids", "teacher_draw_counts", "teacher_draw_logprobs"]),
+        teacher_top_k: read(&["teacher_top_ids", "teacher_top_logprobs", "teacher_tail_logprobs"]),
+        sampler_top_k: read(&[
+            "sampler_top_ids",
+            "sampler_top_logprobs",
+            "sampler_tail_logprobs",
+            "sampler_top_teacher_logprobs",
+            "sampler_top_teacher_tail_logprobs",
+        ]),
     }
 }
 

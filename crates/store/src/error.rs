@@ -151,6 +151,14 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The same after so many attempts.
+    pub(crate) fn after(mut self, tried: u32) -> Self {
+        if let Self::Unreachable { attempts, .. } = &mut self {
+            *attempts = tried;
+        }
+        self
+    }
+
     /// Whether the fault lies in one object, so that everything else can go on without it.
     pub fn is_of_one_object(&self) -> bool {
         matches!(self, Self::Missing { .. } | Self::Corrupt { .. } | Self::Invalid { .. })

@@ -42,14 +42,16 @@ impl Follower {
     /// Folds in everything new; says whether there was anything.
     ///
     /// # Errors
-    /// As the backend fails, or [`crate::StoreError::Fold`]: then the state is that before the commit at fault.
+    /// As the backend fails, or [`crate::StoreError::Fold`]: then the state is that before the commit at fault. What came before
+    /// the error is folded in.
     pub async fn refresh(&mut self) -> Result<bool> {
-        let entries = self.store.entries(self.snapshot.seq + 1, None).await?;
-        if entries.is_empty() {
-            return Ok(false);
+        let (store, before) = (self.store.clone(), self.snapshot.seq);
+        let mut reading = store.reading(before + 1, None);
+        // What was folded before an error stays so: the next attempt goes on behind it.
+        while let Some(entries) = reading.next().await? {
+            self.fold(entries.into_iter().map(|entry| entry.commit).collect())?;
         }
-        self.fold(entries.into_iter().map(|entry| entry.commit).collect())?;
-        Ok(true)
+        Ok(self.snapshot.seq > before)
     }
 
     /// Waits, then refreshes. The wait is about a tenth of the time since this observer's own last commit, at least a twentieth of

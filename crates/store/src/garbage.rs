@@ -1,11 +1,11 @@
-//! What may be deleted: objects that no commit names or that one gave up, once they have been so for longer than the grace
+//! What may be deleted: objects that no commit names, that one gave up, or whose rows one moved into an archive, once they have been so for longer than the grace
 //! period.
 //!
 //! Why nothing is lost: the store is asked for the time, then for its objects, then for its log. An object that is older than
 //! the grace period at that time and that no commit names by then could only be named by a writer that has held it for as long;
 //! and a writer puts again, under another key, what it has held for half as long (`waiting.rs`).
 
-use crate::{Inventory, Lying, Result, Store, backend, keys};
+use crate::{Inventory, Lying, Named, Result, Store, backend, keys};
 use std::{collections::HashMap, time::Duration};
 
 /// Why something may be deleted.
@@ -13,6 +13,8 @@ use std::{collections::HashMap, time::Duration};
 pub enum Why {
     /// This commit gave it up.
     GivenUp(u64),
+    /// This commit moved its rows into an archive.
+    Moved(u64),
     /// No commit names it.
     Unnamed,
     /// A writer died before it was a whole object.
@@ -46,17 +48,21 @@ pub struct Collection {
 impl Inventory {
     /// What is not needed, told apart by `grace`. Of an inventory without ages nothing is old.
     pub fn collection(&self, grace: Duration) -> Collection {
-        let given_up: HashMap<&str, Option<u64>> =
-            self.named.iter().map(|named| (named.object.key.as_str(), named.given_up)).collect();
+        let unneeded = |named: &Named| {
+            let moved = named.moved.as_ref().map(|moved| Why::Moved(moved.seq));
+            named.given_up.map(Why::GivenUp).or(moved)
+        };
+        let unneeded: HashMap<&str, Option<Why>> =
+            self.named.iter().map(|named| (named.object.key.as_str(), unneeded(named))).collect();
         let mut found = Collection::default();
         for (key, lying) in &self.lying {
             if !keys::is_ours(key) {
                 found.unknown.push(key.clone());
                 continue;
             }
-            let why = match given_up.get(key.as_str()) {
+            let why = match unneeded.get(key.as_str()) {
                 Some(None) => continue,
-                Some(Some(seq)) => Why::GivenUp(*seq),
+                Some(Some(why)) => *why,
                 None if self.is_named_otherwise(key) => continue,
                 None => Why::Unnamed,
             };
@@ -84,8 +90,8 @@ impl Inventory {
 impl Collection {
     fn add(&mut self, key: &str, lying: &Lying, why: Why, of: &Inventory, grace: Duration) {
         let age = match why {
-            // Given up later than it was put.
-            Why::GivenUp(seq) => of.age_of_commit(seq),
+            // Given up, or moved, later than it was put.
+            Why::GivenUp(seq) | Why::Moved(seq) => of.age_of_commit(seq),
             Why::Unnamed | Why::Unfinished => of.age(lying),
         };
         let garbage = Garbage { key: key.into(), bytes: lying.bytes, why, age: age.unwrap_or_default() };
@@ -102,7 +108,7 @@ impl Store {
     pub async fn delete_garbage(&self, garbage: &Garbage) -> Result<()> {
         match garbage.why {
             Why::Unfinished => self.backend().delete_temporary(&garbage.key).await,
-            Why::GivenUp(_) | Why::Unnamed => self.delete(&garbage.key).await,
+            Why::GivenUp(_) | Why::Moved(_) | Why::Unnamed => self.delete(&garbage.key).await,
         }
     }
 }

@@ -20,9 +20,11 @@ use record::{Commit, Digest, ObjectRef};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, sync::Arc};
 
-/// The version of a snapshot's JSON. One that is later is passed over: the log has it all. 2 has pins; a program that does not
-/// know them must not begin behind them.
-const FORMAT: u32 = 2;
+/// The newest version of a snapshot's JSON that is read. One that is later is passed over: the log has it all. 2 has pins, 3 archives; a
+/// program that does not know them must not begin behind them.
+const FORMAT: u32 = 3;
+/// The version of a snapshot without archives.
+const COMMON: u32 = 2;
 /// Segments that are read at once: parsing them is most of the work, and a machine has several cores.
 const SEGMENTS_AT_ONCE: usize = 4;
 
@@ -82,7 +84,8 @@ pub(crate) fn read_snapshot(seq: u64, bytes: &[u8]) -> Result<Snapshot, String> 
 
 fn snapshot_bytes(snapshot: &Snapshot) -> Result<Bytes, serde_json::Error> {
     let state = serde_json::to_vec(snapshot)?;
-    let header = Header { format: FORMAT, seq: snapshot.seq, digest: Digest::of(&state) };
+    let format = if snapshot.archives.is_empty() { COMMON } else { FORMAT };
+    let header = Header { format, seq: snapshot.seq, digest: Digest::of(&state) };
     let mut bytes = serde_json::to_vec(&header)?;
     bytes.push(b'\n');
     bytes.extend(state);
@@ -202,7 +205,7 @@ pub(crate) async fn commits(store: &Store, upto: Option<u64>) -> Result<Vec<Comm
 pub(crate) async fn read_segment(store: &Store, segment: &ObjectRef, from: u64, to: u64) -> Result<Vec<Commit>> {
     let key = segment.key.clone();
     let bytes = store.get(segment).await?;
-    store
+    let commits: Vec<Commit> = store
         .blocking(&segment.key, move || {
             let corrupt = |found: String| {
                 let expected = format!("commits {from} to {to}");
@@ -214,5 +217,7 @@ pub(crate) async fn read_segment(store: &Store, segment: &ObjectRef, from: u64, 
             }
             rows.iter().map(|(seq, json)| log::parse(&key, *seq, json.as_bytes())).collect()
         })
-        .await
+        .await?;
+    commits.iter().for_each(|commit| store.places().learn(commit));
+    Ok(commits)
 }

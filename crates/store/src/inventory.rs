@@ -3,7 +3,7 @@
 use crate::{Result, Store, backend, history, keys};
 use bytes::Bytes;
 use futures::TryStreamExt;
-use record::{BatchId, Commit, Event, ObjectRef, PolicyVersion, What};
+use record::{Archive, BatchId, Commit, Event, Move, ObjectRef, PolicyVersion, What};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
@@ -18,10 +18,23 @@ pub struct Named {
     pub what: What,
     /// The commit that names it.
     pub seq: u64,
-    /// The policy version that it holds, that sampled it, or that its step made; none for the student's files.
+    /// The policy version that it holds, that sampled it, or that its step made; none for the student's files and for archives.
     pub version: Option<PolicyVersion>,
-    /// The commit that gave it up.
+    /// The commit that gave it up; of an archive, that gave up the last of what is in it.
     pub given_up: Option<u64>,
+    /// Where its rows were moved. The object itself is not needed any more.
+    pub moved: Option<Moved>,
+    /// How many bytes are kept for it: its length; of what was moved that of its row group; of an archive what is no row group that is kept.
+    pub takes: u64,
+}
+
+/// That rows were moved into an archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// The commit that says so.
+    pub seq: u64,
+    /// The archive's key.
+    pub archive: String,
 }
 
 /// Every object that `commits`, a whole log or a prefix of it, name, in their order.
@@ -29,6 +42,7 @@ pub fn named(commits: &[Commit]) -> Vec<Named> {
     let mut versions: HashMap<&BatchId, PolicyVersion> = HashMap::new();
     let (mut weights, mut moments) = (HashMap::new(), HashMap::new());
     let (mut batches, mut steps) = (HashMap::new(), HashMap::new());
+    let mut moves: HashMap<&str, (u64, &Archive, &Move)> = HashMap::new();
     for commit in commits {
         match &commit.event {
             Event::Rollouts(rollouts) => drop(versions.insert(&rollouts.batch, rollouts.policy_version)),
@@ -38,21 +52,51 @@ pub fn named(commits: &[Commit]) -> Vec<Named> {
                 batches.extend(retired.batches.iter().map(|batch| (batch, commit.seq)));
                 steps.extend(retired.steps.iter().map(|step| (*step, commit.seq)));
             }
+            Event::Archive(archive) => {
+                for of in &archive.moves {
+                    moves.entry(&of.key).or_insert((commit.seq, archive, of));
+                }
+            }
             _ => {}
         }
     }
     let of = |commit: &Commit, what: What, object: &ObjectRef| {
         let (version, given_up) = match &what {
-            What::File(_) => (None, None),
+            What::File(_) | What::Archive => (None, None),
             What::Weights(version) => (Some(*version), weights.get(version)),
             What::Moments(version) => (Some(*version), moments.get(version)),
             What::Rollouts(batch) | What::Scores { batch, .. } => (versions.get(batch).copied(), batches.get(batch)),
             What::StepRecord(step) => (Some(PolicyVersion(*step)), steps.get(step)),
         };
-        Named { object: object.clone(), what, seq: commit.seq, version, given_up: given_up.copied() }
+        let moved = moves.get(object.key.as_str());
+        let takes = moved.map_or(object.bytes, |(_, _, of)| of.bytes);
+        let moved = moved.map(|(seq, archive, _)| Moved { seq: *seq, archive: archive.object.key.clone() });
+        Named { object: object.clone(), what, seq: commit.seq, version, given_up: given_up.copied(), moved, takes }
     };
     let each = commits.iter().flat_map(|commit| commit.event.objects().into_iter().map(move |named| (commit, named)));
-    each.map(|(commit, (what, object))| of(commit, what, object)).collect()
+    let mut named: Vec<Named> = each.map(|(commit, (what, object))| of(commit, what, object)).collect();
+    settle_archives(&mut named);
+    named
+}
+
+/// What becomes of each archive follows from what is in it.
+fn settle_archives(named: &mut [Named]) {
+    // Bytes that are kept in an archive, and the last commit that gave up any.
+    let mut kept: HashMap<String, (u64, Option<u64>)> = HashMap::new();
+    for Named { moved, given_up, takes, .. } in named.iter() {
+        let Some(moved) = moved else { continue };
+        let (bytes, last) = kept.entry(moved.archive.clone()).or_default();
+        match given_up {
+            None => *bytes += takes,
+            given_up => *last = (*last).max(*given_up),
+        }
+    }
+    for archive in named.iter_mut().filter(|named| named.what == What::Archive) {
+        let (bytes, last) = kept.get(&archive.object.key).copied().unwrap_or_default();
+        archive.takes = archive.object.bytes.saturating_sub(bytes);
+        // One whose objects another had moved before is needed by nobody from the start.
+        archive.given_up = (bytes == 0).then(|| last.unwrap_or(archive.seq));
+    }
 }
 
 /// An object as it lies there.

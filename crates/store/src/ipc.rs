@@ -6,7 +6,7 @@
 use arrow::{
     array::RecordBatch,
     buffer::Buffer,
-    datatypes::SchemaRef,
+    datatypes::{Schema, SchemaRef},
     error::ArrowError,
     ipc::{
         self, Block, CompressionType, MessageHeader, Precision,
@@ -68,7 +68,11 @@ pub(crate) fn decode(bytes: Bytes, expected: &SchemaRef, wanted: impl Fn(&str) -
     let footer = ipc::root_as_footer(&file[footer_start..trailer])
         .map_err(|error| Fault::Malformed(format!("its footer is damaged: {error}")))?;
     let schema = footer.schema().ok_or_else(|| malformed("it has no schema"))?;
-    check_name(&schema, expected)?;
+    let of = |wanted: &str| {
+        let entries = schema.custom_metadata()?;
+        entries.iter().find(|entry| entry.key() == Some(wanted))?.value()
+    };
+    check_name(of(SCHEMA_NAME).unwrap_or_default(), of(SCHEMA_VERSION).unwrap_or_default(), expected)?;
     let (mut layout, mut projection) = (Vec::new(), Vec::new());
     for (i, field) in schema.fields().ok_or_else(|| malformed("its schema has no columns"))?.iter().enumerate() {
         check_type(&field, DEPTH, &mut layout)?;
@@ -90,19 +94,14 @@ pub(crate) fn decode(bytes: Bytes, expected: &SchemaRef, wanted: impl Fn(&str) -
     decoder.read_record_batch(block, &data)?.ok_or_else(|| malformed("its record batch is empty"))
 }
 
-/// The file's schema name, and a version that is not newer than ours.
-fn check_name(schema: &ipc::Schema<'_>, expected: &SchemaRef) -> Result<(), Fault> {
-    let found = |wanted: &str| {
-        let entries = schema.custom_metadata()?;
-        entries.iter().find(|entry| entry.key() == Some(wanted))?.value().map(str::to_string)
-    };
+/// Checks a file's schema name, and that its version is not newer than ours.
+pub(crate) fn check_name(name: &str, version: &str, expected: &Schema) -> Result<(), Fault> {
     let ours = |key: &str| expected.metadata().get(key).cloned().unwrap_or_default();
-    let (name, version) = (found(SCHEMA_NAME).unwrap_or_default(), found(SCHEMA_VERSION).unwrap_or_default());
     if name != ours(SCHEMA_NAME) {
         return Err(Fault::Malformed(format!("its schema is `{name}`, not `{}`", ours(SCHEMA_NAME))));
     }
     match (version.parse::<u32>(), ours(SCHEMA_VERSION).parse::<u32>()) {
-        (Ok(theirs), Ok(newest)) if theirs > newest => Err(Fault::Newer(version, newest.to_string())),
+        (Ok(theirs), Ok(newest)) if theirs > newest => Err(Fault::Newer(version.into(), newest.to_string())),
         (Ok(_), _) => Ok(()),
         (Err(_), _) => Err(Fault::Malformed(format!("its schema version is `{version}`"))),
     }

@@ -36,6 +36,22 @@ impl Key {
         Self(format!("optimizer/{}-{}.safetensors", folder(version), unique_id()))
     }
 
+    /// Batches of rollouts of the policy versions `first` to `last`: `archive/rollouts/v00000000-v00000007-<nonce>.parquet`.
+    pub fn archived_rollouts(first: PolicyVersion, last: PolicyVersion) -> Self {
+        Self(format!("archive/rollouts/{}-{}-{}.parquet", folder(first), folder(last), unique_id()))
+    }
+
+    /// Their scores in a set: `archive/scores/<score set>/v00000000-v00000007-<nonce>.parquet`.
+    pub fn archived_scores(score_set: &str, first: PolicyVersion, last: PolicyVersion) -> Self {
+        let (set, first, last) = (plain(score_set), folder(first), folder(last));
+        Self(format!("archive/scores/{set}/{first}-{last}-{}.parquet", unique_id()))
+    }
+
+    /// Records of the steps `first` to `last`: `archive/steps/00000001-00000280-<nonce>.parquet`.
+    pub fn archived_steps(first: u64, last: u64) -> Self {
+        Self(format!("archive/steps/{first:08}-{last:08}-{}.parquet", unique_id()))
+    }
+
     /// A file that is stored once, by its content: `policies/<stem>-<digest>.<extension>`.
     pub fn file(name: &str, digest: &Digest) -> Self {
         let (stem, extension) = name.rsplit_once('.').unwrap_or((name, "bin"));
@@ -63,6 +79,8 @@ pub enum Kind {
     Policies,
     /// Moments.
     Optimizer,
+    /// Archives of batches and step records.
+    Archive,
     /// Something that is no part of the layout.
     Other,
 }
@@ -77,6 +95,7 @@ impl Kind {
             Some("steps") => Kind::Steps,
             Some("policies") => Kind::Policies,
             Some("optimizer") => Kind::Optimizer,
+            Some("archive") => Kind::Archive,
             _ => Kind::Other,
         }
     }
@@ -90,6 +109,7 @@ impl Kind {
             Kind::Steps => "steps",
             Kind::Policies => "policies",
             Kind::Optimizer => "optimizer",
+            Kind::Archive => "archive",
             Kind::Other => "other",
         }
     }
@@ -149,6 +169,9 @@ pub(crate) fn is_ours(key: &str) -> bool {
         ["policies", folder, "model.safetensors"] => ends_in_id(folder, ""),
         ["policies", _] => is_by_content(key),
         ["optimizer", moments] => ends_in_id(moments, ".safetensors"),
+        ["archive", "rollouts" | "steps", archive] | ["archive", "scores", _, archive] => {
+            ends_in_id(archive, ".parquet")
+        }
         _ => false,
     }
 }
@@ -219,7 +242,9 @@ mod tests {
 
         #[test]
         fn any_name_makes_a_key_that_a_backend_takes(set in ".*", batch in ".*", version: u64) {
-            for key in [Key::scores(&set, &batch), Key::rollouts(PolicyVersion(version), &batch)] {
+            let version = PolicyVersion(version);
+            let archived = Key::archived_scores(&set, version, version);
+            for key in [Key::scores(&set, &batch), Key::rollouts(version, &batch), archived] {
                 let path = object_store::path::Path::parse(key.as_str()).unwrap();
                 prop_assert_eq!(path.as_ref(), key.as_str());
                 prop_assert!(key.as_str().split('/').all(|part| !part.is_empty() && !part.starts_with('.')));
@@ -243,12 +268,16 @@ mod tests {
                 (Key::step(3), Kind::Steps),
                 (Key::weights(version), Kind::Policies),
                 (Key::moments(version), Kind::Optimizer),
+                (Key::archived_rollouts(version, version), Kind::Archive),
+                (Key::archived_scores("main", version, version), Kind::Archive),
+                (Key::archived_steps(1, 3), Kind::Archive),
             ]
         };
         for ((key, kind), (again, _)) in make().into_iter().zip(make()) {
             assert_eq!(Kind::of(key.as_str()), kind);
             assert_eq!(key.as_str().split('/').next(), Some(kind.as_str()));
             assert_ne!(key, again);
+            assert!(is_ours(key.as_str()) && renewed(key.as_str()).is_some_and(|newer| is_ours(newer.as_str())));
         }
         assert!(Key::rollouts(version, "u1-x").as_str().starts_with("rollouts/v00000007/u1-x-"));
         assert_eq!(Kind::of(&commit(3)), Kind::Log);

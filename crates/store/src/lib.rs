@@ -5,6 +5,7 @@
 //! - [`Follower`]: an observer of the log; [`Follower::append`] is the one way to add to it;
 //! - [`Snapshot`]: live state after a commit, the pure fold of the log that every job plans from;
 //! - [`Selection`]: which live rows are wanted, and [`Store::scored`], the stream of them;
+//! - [`Store::put_archive`]: batches and step records as a Parquet file, from which they are then read;
 //! - [`Inventory`]: what lies there beside what the log names; [`Store::verify`] reads all of it;
 //! - [`Folder`]: files for other programs, which are no store;
 //! - [`StoreError`]: what can go wrong, with the key, both values and what to do.
@@ -39,6 +40,7 @@
 //! ```
 #![warn(missing_docs)]
 
+mod archive;
 mod backend;
 mod batches;
 mod cache;
@@ -50,6 +52,7 @@ mod error;
 mod folder;
 mod follower;
 mod garbage;
+mod held;
 mod history;
 mod inventory;
 mod ipc;
@@ -66,12 +69,13 @@ mod stream;
 mod verify;
 mod waiting;
 
+pub use archive::Archived;
 pub use chance::{now_ms, unique_id};
 pub use error::{Result, StoreError};
 pub use folder::{Folder, Put};
 pub use follower::Follower;
 pub use garbage::{Collection, Garbage, Why};
-pub use inventory::{Inventory, Lying, Named, named};
+pub use inventory::{Inventory, Lying, Moved, Named, named};
 pub use keys::{Key, Kind};
 pub use object::Usage;
 pub use options::{CacheOptions, GRACE, StoreOptions};

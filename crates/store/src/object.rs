@@ -14,6 +14,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// The most that is held in memory of what a reader that looks ahead leaves for the next.
+const HELD_BYTES: u64 = 256 << 20;
+
 /// Bytes and objects of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -130,9 +133,18 @@ impl Store {
             self.backend().path(&object.key)?;
             return Ok(Fetched::File(file));
         }
-        let bytes = self.backend().read(&object.key).await?.ok_or_else(|| self.missing(object))?;
-        let of = object.clone();
-        self.blocking(&object.key, move || verify(&of, bytes)).await.map(Fetched::Bytes)
+        let bytes = match self.held().take(object) {
+            Some(bytes) => bytes,
+            None => {
+                let bytes = self.backend().read(&object.key).await?.ok_or_else(|| self.missing(object))?;
+                let of = object.clone();
+                self.blocking(&object.key, move || verify(&of, bytes)).await?
+            }
+        };
+        if self.leaves() {
+            self.held().leave(object, &bytes, HELD_BYTES);
+        }
+        Ok(Fetched::Bytes(bytes))
     }
 
     /// The bytes of what was fetched, with the object's length and digest. Blocks, and takes as long as SHA-256 does where it is the
@@ -155,16 +167,72 @@ impl Store {
         Ok(bytes)
     }
 
-    fn missing(&self, object: &ObjectRef) -> StoreError {
+    pub(crate) fn missing(&self, object: &ObjectRef) -> StoreError {
         let (url, key) = (self.url().into(), object.key.clone());
         StoreError::Missing { url, key, bytes: object.bytes, digest: object.digest }
     }
 
-    /// Checks that an object is there with its length, without reading it.
+    /// The bytes of a part of an object that begins at `offset`; `part` has the object's key and the part's length and digest. Of a
+    /// bucket's object nothing else is fetched, and the cache keeps the part alone.
+    pub(crate) async fn get_range(&self, part: &ObjectRef, offset: u64) -> Result<Bytes> {
+        let wanted = part.clone();
+        if let Some(copies) = self.cache().cloned()
+            && let Some(copy) = self.blocking(&part.key, move || Ok(copies.get(&wanted))).await?
+        {
+            return Ok(copy);
+        }
+        let end = offset.saturating_add(part.bytes);
+        let cut_short = |length: u64| {
+            let (expected, found) = (format!("at least {end} bytes"), format!("{length} bytes"));
+            StoreError::Corrupt { key: part.key.clone(), expected, found }
+        };
+        let bytes = match self.backend().file(&part.key) {
+            Some(file) => match self.map(&part.key, file).await? {
+                Some(whole) if (whole.len() as u64) < end => return Err(cut_short(whole.len() as u64)),
+                whole => whole.map(|whole| whole.slice(offset as usize..end as usize)),
+            },
+            None => match self.backend().read_range(&part.key, offset, part.bytes).await {
+                Ok(bytes) => bytes,
+                // What a backend says of a range that is not there tells nobody anything.
+                Err(error) => match self.backend().length(&part.key).await {
+                    Ok(Some(length)) if length < end => return Err(cut_short(length)),
+                    _ => return Err(error),
+                },
+            },
+        };
+        let bytes = bytes.ok_or_else(|| self.missing(part))?;
+        let (part, copies) = (part.clone(), self.cache().cloned());
+        self.blocking(&part.key.clone(), move || {
+            let bytes = verify(&part, bytes)?;
+            if let Some(copies) = copies {
+                copies.keep(&part, &bytes);
+            }
+            Ok(bytes)
+        })
+        .await
+    }
+
+    /// Checks that an object is there with its length, without reading it; or, where its rows were moved, that the archive is.
     ///
     /// # Errors
     /// [`StoreError::Missing`] and [`StoreError::Corrupt`], or as the backend fails.
     pub async fn check_length(&self, object: &ObjectRef) -> Result<()> {
+        if let Some(place) = self.place_of(&object.key) {
+            return self.check_own_length(&place.archive.object).await;
+        }
+        let missing = match self.check_own_length(object).await {
+            Err(missing @ StoreError::Missing { .. }) => missing,
+            checked => return checked,
+        };
+        match self.look_for(&object.key).await {
+            Ok(Some(place)) => self.check_own_length(&place.archive.object).await,
+            Err(error) if !error.is_of_one_object() => Err(error),
+            Ok(None) | Err(_) => Err(missing),
+        }
+    }
+
+    /// The same of the object where it was put.
+    pub(crate) async fn check_own_length(&self, object: &ObjectRef) -> Result<()> {
         match self.backend().length(&object.key).await? {
             Some(length) if length == object.bytes => Ok(()),
             Some(length) => {
@@ -173,6 +241,18 @@ impl Store {
             }
             None => Err(self.missing(object)),
         }
+    }
+
+    async fn map(&self, key: &str, file: PathBuf) -> Result<Option<Bytes>> {
+        self.backend().path(key)?;
+        let store = self.clone();
+        let name = key.to_string();
+        self.blocking(key, move || match map(&file) {
+            Ok((bytes, _)) => Ok(Some(bytes)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(store.backend().refused("read", &name, error.to_string())),
+        })
+        .await
     }
 
     /// Deletes an object. One that is not there is deleted already.

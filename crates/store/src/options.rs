@@ -17,12 +17,13 @@ pub struct StoreOptions {
     pub poll: Duration,
     /// How many batches a stream reads ahead.
     pub prefetch: usize,
-    /// How often a put is tried when it is not clear what became of it.
+    /// How often a put is tried when it is not clear what became of it, and how often the read of a log's entry is.
     pub attempts: u32,
     /// An object that no commit names is deleted by nobody before it is this old. What a writer has put and not committed for
     /// half as long is put again before the commit, so all programs that share a store must agree on it.
     pub grace: Duration,
-    /// After this long without an answer, what became of a commit is looked up.
+    /// After this long without an answer, what became of a commit is looked up, and an entry of the log asked for again: within
+    /// twice this time.
     pub timeout: Duration,
     /// Buckets: where copies of objects are kept, so that none is fetched twice. A local store's are mapped where they lie.
     pub cache: Option<CacheOptions>,

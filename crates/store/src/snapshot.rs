@@ -71,6 +71,9 @@ pub struct Snapshot {
     /// What is kept whatever retention says, by name.
     #[serde(default)]
     pub pins: BTreeMap<String, Pin>,
+    /// The commits that moved objects into archives: where rows lie is looked up there, if their own object is gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub archives: Vec<u64>,
     /// Names of the history segments that hold the commits before this snapshot.
     #[serde(default)]
     pub history: Vec<ObjectRef>,
@@ -142,12 +145,27 @@ pub struct Worker {
 pub struct Ended {
     /// Rows trained on.
     pub consumed: u64,
-    /// Their staleness, summed.
+    /// Those of them that another run sampled, beside the run's own: they have no staleness.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub foreign: u64,
+    /// The staleness of the others, summed.
     pub staleness_sum: u64,
     /// The greatest staleness among them.
     pub staleness_max: u64,
     /// Rows dropped, by reason.
     pub dropped: BTreeMap<DropReason, u64>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+impl Ended {
+    /// The mean staleness of the rows that have one; `None` where none has.
+    pub fn staleness_mean(&self) -> Option<f64> {
+        let rows = self.consumed - self.foreign;
+        (rows > 0).then(|| self.staleness_sum as f64 / rows as f64)
+    }
 }
 
 impl Snapshot {
@@ -185,6 +203,7 @@ impl Snapshot {
             last_metrics: BTreeMap::new(),
             finished: false,
             pins: BTreeMap::new(),
+            archives: Vec::new(),
             history: Vec::new(),
         };
         snapshot.credit(commit);
@@ -202,7 +221,7 @@ impl Snapshot {
         }
         let may_follow_the_end = match &commit.event {
             Event::Eval(_) | Event::Retire(_) | Event::Config { .. } | Event::ScoreSet(_) => true,
-            Event::Pin(_) | Event::Unpin { .. } => true,
+            Event::Pin(_) | Event::Unpin { .. } | Event::Archive(_) => true,
             Event::Scores(scores) => self.score_sets.contains_key(&scores.score_set),
             _ => false,
         };
@@ -242,6 +261,7 @@ impl Snapshot {
             Event::Unpin { name } => {
                 self.pins.remove(name).ok_or_else(|| format!("there is no pin `{name}`"))?;
             }
+            Event::Archive(archive) => self.archive(archive, commit.seq)?,
             Event::Finish { dropped } => {
                 dropped.iter().try_for_each(|rows| self.drop_rows(rows))?;
                 self.forget_spent_batches();
@@ -364,12 +384,7 @@ impl Snapshot {
             let sampled = state.policy_version;
             self.count_trained(step.step, sampled, rows);
         }
-        if self.run.parent.is_none() && !step.replayed.is_empty() {
-            return Err("it replays rows of a parent, and the run has none".into());
-        }
-        for replayed in &step.replayed {
-            self.count_trained(step.step, replayed.policy_version, &replayed.of.rows);
-        }
+        self.replay(step)?;
         step.dropped.iter().try_for_each(|rows| self.drop_rows(rows))?;
         self.version = PolicyVersion(step.step);
         self.weights_digest = step.weights_digest;
@@ -391,6 +406,26 @@ impl Snapshot {
         }
         // Not before: a batch whose last rows this step dropped is still needed to execute it again.
         self.forget_spent_batches();
+        Ok(())
+    }
+
+    /// Rows of the parent's. What a replay makes of them continues the versions that sampled them; beside rows of the run's own
+    /// those versions are of another learner.
+    fn replay(&mut self, step: &StepCommit) -> Result<(), String> {
+        let is_whole = match &self.run.parent {
+            None if step.replayed.is_empty() => return Ok(()),
+            None => return Err("it replays rows of a parent, and the run has none".into()),
+            Some(parent) => parent.is_replayed_whole(),
+        };
+        for replayed in &step.replayed {
+            if is_whole {
+                self.count_trained(step.step, replayed.policy_version, &replayed.of.rows);
+            } else {
+                let rows = u64::from(replayed.of.rows.len());
+                self.ended.consumed += rows;
+                self.ended.foreign += rows;
+            }
+        }
         Ok(())
     }
 

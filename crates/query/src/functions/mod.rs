@@ -40,11 +40,13 @@ pub(crate) const FUNCTIONS: [(&str, &str); 10] = [
     ("detokenize(ids)", "The text of token ids by the run's tokenizer, special tokens included."),
     (
         "scored_in('SET')",
-        "The table `scored` with the scores of another score set than the run's default; see `score_sets`.",
+        "The table `scored` with the scores of another score set than the run's default; see `score_sets`. Of several stores: \
+         scored_in('STORE', 'SET').",
     ),
     (
         "tokens_in('SET')",
-        "The table `tokens` with the scores of another score set than the run's default; see `score_sets`.",
+        "The table `tokens` with the scores of another score set than the run's default; see `score_sets`. Of several stores: \
+         tokens_in('STORE', 'SET').",
     ),
 ];
 

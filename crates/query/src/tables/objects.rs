@@ -2,7 +2,8 @@
 
 use crate::{columns::Columns, log::Log};
 use arrow::{array::RecordBatch, error::ArrowError};
-use record::{Codec, Commit, Event, ObjectRef, PolicyVersion, Run, StepCommit};
+use record::{Archive, Codec, Commit, Event, ObjectRef, PolicyVersion, Run, StepCommit};
+use std::collections::{HashMap, HashSet};
 
 /// An object and what its commit says of it.
 struct Named<'a> {
@@ -18,10 +19,12 @@ struct Named<'a> {
 pub(super) fn objects(log: &Log, commits: &[Commit], columns: Columns) -> Result<RecordBatch, ArrowError> {
     let named: Vec<Named> = commits.iter().flat_map(|commit| named_by(log, commit)).collect();
     let each = || named.iter();
+    let archives = retired_archives(log, commits);
     let retired = |of: &Named| match (of.kind, of.version) {
         ("policy", Some(version)) => log.is_retired(version),
         ("moments", Some(version)) => log.moments_are_retired(version),
         ("step_record", Some(version)) => log.record_is_retired(version.0),
+        ("archive", _) => archives.contains(of.object.key.as_str()),
         ("rollouts" | "scores", _) => of.batch.is_some_and(|batch| log.batch_is_retired(batch)),
         _ => false,
     };
@@ -29,7 +32,7 @@ pub(super) fn objects(log: &Log, commits: &[Commit], columns: Columns) -> Result
         .text("key", "Where it lies in the store.", each().map(|of| &of.object.key))
         .text(
             "kind",
-            "What it is: rollouts, scores, step_record, policy, moments, config, tokenizer, student_file.",
+            "What it is: rollouts, scores, step_record, archive, policy, moments, config, tokenizer, student_file.",
             each().map(|of| of.kind),
         )
         .int("bytes", "Its length.", each().map(|of| of.object.bytes))
@@ -47,6 +50,11 @@ pub(super) fn objects(log: &Log, commits: &[Commit], columns: Columns) -> Result
         )
         .int("seq", "The commit that names it.", each().map(|of| of.seq))
         .flag("retired", "Whether it is given up, by any commit up to now: it may be deleted.", each().map(retired))
+        .maybe_text(
+            "archive",
+            "The archive that its rows were moved to, by any commit up to now: the object itself may be deleted. Null where they were not.",
+            each().map(|of| log.moved_to(&of.object.key)),
+        )
         .into_batch("One row is one object that a commit names.")
 }
 
@@ -68,8 +76,29 @@ fn named_by<'a>(log: &'a Log, commit: &'a Commit) -> Vec<Named<'a>> {
         Event::Step(step) => {
             of_step(step).map(|(kind, object)| of(kind, object, Some(PolicyVersion(step.step)))).collect()
         }
+        Event::Archive(archive) => vec![of("archive", &archive.object, None)],
         _ => vec![],
     }
+}
+
+/// The archives of `commits` of whose rows none is kept.
+fn retired_archives<'a>(log: &Log, commits: &'a [Commit]) -> HashSet<&'a str> {
+    let of_commit = |commit: &'a Commit| match &commit.event {
+        Event::Archive(archive) => Some(archive),
+        _ => None,
+    };
+    let archives: Vec<&Archive> = commits.iter().filter_map(of_commit).collect();
+    if archives.is_empty() {
+        return HashSet::new();
+    }
+    let objects = log.commits().iter().flat_map(|commit| commit.event.objects());
+    let retired: HashMap<&str, bool> =
+        objects.map(|(what, object)| (object.key.as_str(), log.object_is_retired(&what))).collect();
+    let keys = archives.into_iter().filter(|archive| {
+        let here = archive.moves.iter().filter(|of| log.moved_to(&of.key) == Some(archive.object.key.as_str()));
+        here.map(|of| of.key.as_str()).all(|key| retired.get(key).is_some_and(|retired| *retired))
+    });
+    keys.map(|archive| archive.object.key.as_str()).collect()
 }
 
 fn of_run(run: &Run) -> Vec<(&'static str, &ObjectRef, Option<PolicyVersion>)> {

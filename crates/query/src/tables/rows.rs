@@ -15,20 +15,34 @@ struct Row<'a> {
     policy_version: u64,
     /// The run that delivered it, if not this one.
     origin: Option<&'a str>,
+    /// How often that run's rows had all been taken before.
+    epoch: Option<u64>,
+    /// Whether its version is one of the learner's, or continued by them.
+    has_staleness: bool,
 }
 
 impl<'a> Row<'a> {
     fn each(log: &'a Log, of: &'a BatchRows) -> impl Iterator<Item = Row<'a>> {
         let delivered = log.delivered(&of.batch);
         let (unit, policy_version) = (delivered.of.unit, delivered.policy_version.0);
-        of.rows.iter().map(move |row| Row { batch: &of.batch, row, unit, policy_version, origin: None })
+        of.rows.iter().map(move |row| Row {
+            batch: &of.batch,
+            row,
+            unit,
+            policy_version,
+            origin: None,
+            epoch: None,
+            has_staleness: true,
+        })
     }
 
     /// What the log itself says of a parent's rows: it needs no parent for that.
     fn each_replayed(log: &'a Log, of: &'a Replayed) -> impl Iterator<Item = Row<'a>> {
         let (batch, unit, policy_version) = (of.of.batch.as_str(), of.unit, of.policy_version.0);
-        let origin = log.run().parent.as_ref().map(|parent| parent.run_id.as_str());
-        of.of.rows.iter().map(move |row| Row { batch, row, unit, policy_version, origin })
+        let parent = log.run().parent.as_ref();
+        let origin = parent.map(|parent| parent.run_id.as_str());
+        let (epoch, has_staleness) = (Some(of.epoch), log.parents_versions_count());
+        of.of.rows.iter().map(move |row| Row { batch, row, unit, policy_version, origin, epoch, has_staleness })
     }
 }
 
@@ -54,18 +68,25 @@ pub(super) fn consumed(log: &Log, commits: &[Commit], columns: Columns) -> Resul
         })
         .collect();
     // The learner held version `step - 1` when it took the row up.
-    let staleness = rows.iter().map(|(step, row)| *step as i64 - 1 - row.policy_version as i64);
+    let staleness =
+        rows.iter().map(|(step, row)| row.has_staleness.then_some(*step as i64 - 1 - row.policy_version as i64));
     let columns = columns.int("step", "The optimizer step that trained on it.", rows.iter().map(|(s, _)| *s));
     identity(columns, rows.iter().map(|(_, row)| row))
-        .signed(
+        .maybe_signed(
             "staleness",
-            "Policy versions the learner was ahead of the rollout: step - 1 - policy_version.",
+            "Policy versions the learner was ahead of the rollout: step - 1 - policy_version. Null for a row that `learn.replay` mixed \
+             in: its versions are another run's.",
             staleness,
         )
         .maybe_text(
             "origin",
-            "The run whose rollout it is, where a replay trained on its parent's; null for this run's own.",
+            "The run whose rollout it is, where the step trained on a parent's; null for this run's own.",
             rows.iter().map(|(_, row)| row.origin),
+        )
+        .maybe_int(
+            "epoch",
+            "How often all the parent's rows had been taken before; null for this run's own.",
+            rows.iter().map(|(_, row)| row.epoch),
         )
         .into_batch("One row is one rollout that one step trained on, in the order of training.")
 }

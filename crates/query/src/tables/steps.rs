@@ -32,12 +32,18 @@ const MAIN_METRICS: [(&str, &str, &str); 16] = [
 pub(super) fn steps(_: &Log, commits: &[Commit], columns: Columns) -> Result<RecordBatch, ArrowError> {
     let steps: Vec<(&Commit, &StepCommit)> = commits.iter().filter_map(|c| Some((c, step_of(c)?))).collect();
     let each = || steps.iter().map(|(_, step)| *step);
+    let replayed = |s: &StepCommit| s.replayed.iter().map(|of| u64::from(of.of.rows.len())).sum();
     let dropped = |s: &StepCommit| s.dropped.iter().map(|d| u64::from(d.of.rows.len())).sum();
     let mut columns = columns
         .int("step", "The optimizer step, from 1.", each().map(|s| s.step))
         .int("policy_version", "The policy version it made: `step`.", each().map(|s| s.step))
         .int("seq", "The commit.", steps.iter().map(|(c, _)| c.seq))
         .int("rows", "Rollouts trained on.", each().map(StepCommit::rows))
+        .int(
+            "replayed_rows",
+            "Those of them that another run recorded: all in a replay, some with `learn.replay`.",
+            each().map(replayed),
+        )
         .int("dropped_rows", "Rollouts that ended untrained with this step.", each().map(dropped))
         .text("weights_digest", "SHA-256 of the new weights.", each().map(|s| s.weights_digest.to_string()))
         .text("score_set", "The score set the rollouts were trained with.", each().map(|s| &s.score_set))

@@ -184,7 +184,11 @@ fn known_field(name: &str) -> Field {
         "unit" => (DataType::Int64, "The slice of the prompt order it was sampled for.", false),
         "teacher_id" => (DataType::Utf8, "The teacher that scored it.", false),
         "step" => (DataType::Int64, "The step that trained on it; null where none did.", true),
-        _ => (DataType::Int64, "step - 1 - policy_version; null where no step trained on it.", true),
+        _ => (
+            DataType::Int64,
+            "step - 1 - policy_version; null where no step trained on it, or on a row that `learn.replay` mixed in.",
+            true,
+        ),
     };
     field(name, data_type, text).with_nullable(nullable)
 }
@@ -231,7 +235,8 @@ fn part(scores: &ScoreCommit, log: &Log, rows: &RowSet, trained: Option<&Trained
     let of = log.delivered(&scores.batch);
     let step = trained.map(|one| one.step as i64);
     // The learner held version `step - 1` when it took the rows up.
-    let staleness = step.map(|step| step - 1 - of.policy_version.0 as i64);
+    let staleness = step.filter(|_| !borrowed || log.parents_versions_count());
+    let staleness = staleness.map(|step| step - 1 - of.policy_version.0 as i64);
     let known = vec![
         text(&of.batch),
         text(&scores.score_set),

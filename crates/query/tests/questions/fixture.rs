@@ -137,7 +137,7 @@ async fn step(store: &Store, number: u64, consumed: Vec<BatchRows>, versions: &[
         .zip(versions)
         .map(|(rollout_id, version)| ConsumedRollout {
             rollout_id,
-            staleness: (number - 1 - version) as u32,
+            staleness: Some((number - 1 - version) as u32),
             learner_logprobs: vec![-0.5, -0.25],
             entropy: vec![0.5, 0.5],
             ..ConsumedRollout::default()

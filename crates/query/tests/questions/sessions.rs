@@ -31,6 +31,9 @@ async fn each_store_is_a_schema() {
     let sql = "select (select count(*) from a.steps) as a, (select count(*) from b_2.steps) as b, \
         (select count(*) from a.throughput) as c, detokenize([10]) as d";
     assert_eq!(ask(&session, sql).await.unwrap(), "a,b,c,d\n2,0,4, one\n");
+    let by_set = "select score_set, count(*) as n, (select count(*) from tokens_in('a', 'b')) as tokens, \
+        (select count(*) from scored_in('b_2', 'a')) as none from scored_in('a', 'a') group by 1";
+    assert_eq!(ask(&session, by_set).await.unwrap(), "score_set,n,tokens,none\na,4,24,0\n");
     assert_eq!(session.tables().filter(|(name, _)| name.starts_with("b_2.")).count(), 19);
     assert!(session.functions().starts_with(&["reverse_kl".to_string(), "teacher_mass".into()]));
     for (sql, says) in [
@@ -40,6 +43,12 @@ async fn each_store_is_a_schema() {
         ("select * from b2.steps", "`b2` is no store here; did you mean `b_2`?"),
         ("select weights_digst from a.steps", "did you mean `weights_digest`?"),
         ("describe steps", "say in which store"),
+        (
+            "select * from scored_in('a')",
+            "the names of a store and of one of its score sets, as in scored_in('a', 'main')",
+        ),
+        ("select * from scored_in('b2', 'a')", "`b2` is no store here\nhint: did you mean `b_2`?"),
+        ("select * from tokens_in('b_2', 'zzz')", "there is no score set `zzz`"),
     ] {
         let error = ask(&session, sql).await.unwrap_err().to_string();
         assert!(error.contains(says), "{sql}: {error}");

@@ -52,6 +52,8 @@ pub enum ReadFault {
     Hangs,
     /// Only a part of the object comes.
     Truncated,
+    /// These credentials may not. No matter of chance: it would be so again.
+    Denied,
 }
 
 /// When each object was put, by the simulation's clock if there is one.
@@ -237,7 +239,7 @@ impl ObjectStore for Faulty {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        use ReadFault::{Fails, Hangs, Truncated};
+        use ReadFault::{Denied, Fails, Hangs, Truncated};
         self.gets.fetch_add(1, Ordering::SeqCst);
         let struck =
             self.is_struck(1_000).await.then(|| [Fails, Fails, Fails, Truncated, Truncated, Hangs][below(6) as usize]);
@@ -248,6 +250,7 @@ impl ObjectStore for Faulty {
         self.meet(fault);
         match fault {
             Fails => Err(lost()),
+            Denied => Err(Error::PermissionDenied { path: location.to_string(), source: "403".into() }),
             Hangs => self.given_up().await,
             Truncated => {
                 let whole = self.objects.get_opts(location, options).await?;

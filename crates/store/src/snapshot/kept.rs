@@ -1,7 +1,8 @@
-//! What is given up, and the pins that keep it from being so.
+//! What is given up, the pins that keep it from being so, and what lies in archives.
 
 use super::Snapshot;
-use record::{Pin, PolicyVersion, Retirement};
+use record::{Archive, Pin, PolicyVersion, Retirement};
+use std::collections::HashSet;
 
 impl Snapshot {
     pub(super) fn retire(&mut self, retired: &Retirement) -> Result<(), String> {
@@ -55,5 +56,18 @@ impl Snapshot {
             Some(other) if other != *pin => Err(format!("there is another pin `{}`", pin.name)),
             _ => Ok(()),
         }
+    }
+    /// Only what no job plans with is moved: jobs need not look for it.
+    pub(super) fn archive(&mut self, archive: &Archive, seq: u64) -> Result<(), String> {
+        archive.check()?;
+        let of_batch = |batch: &'_ super::Batch| -> Vec<String> {
+            std::iter::once(&batch.object).chain(batch.scores.values()).map(|object| object.key.clone()).collect()
+        };
+        let live: HashSet<String> = self.batches.values().flat_map(of_batch).collect();
+        if let Some(of) = archive.moves.iter().find(|of| live.contains(&of.key)) {
+            return Err(format!("`{}` is of a live batch", of.key));
+        }
+        self.archives.push(seq);
+        Ok(())
     }
 }

@@ -63,6 +63,21 @@ async fn a_stream_through_a_cache_of_any_size_is_the_same(bed: Bed) {
 }
 
 #[tokio::test]
+async fn what_a_reader_looked_at_ahead_the_next_one_does_not_fetch() {
+    let objects = Arc::new(Faulty::default());
+    let store = Store::with_backend(objects.clone(), StoreOptions::default());
+    let batch = store.put_rollouts("u0", &rollouts("u0", 0, 0)).await.unwrap();
+    requests(&objects);
+    let seen = store.looking_ahead().get_rollouts(&batch).await.unwrap();
+    store.looking_ahead().get_rollouts(&batch).await.unwrap();
+    assert_eq!(requests(&objects), 1);
+    for fetched in [0, 1, 1] {
+        assert_eq!(store.get_rollouts(&batch).await.unwrap().as_record_batch(), seen.as_record_batch());
+        assert_eq!(requests(&objects), fetched, "it is there for one reader");
+    }
+}
+
+#[tokio::test]
 async fn what_was_read_once_is_not_fetched_again_by_anyone_on_the_machine() {
     let (objects, folder) = (Arc::new(Faulty::default()), tempfile::tempdir().unwrap());
     let store = over(&objects, folder.path(), 1 << 20);

@@ -1,7 +1,7 @@
 //! Files that are truncated, flipped, or from another time.
 
 use crate::{bed::Bed, material::*};
-use record::FORMAT;
+use record::{Commit, FORMAT};
 use std::path::Path;
 use store::{Store, StoreError, StoreOptions};
 
@@ -108,7 +108,8 @@ async fn a_damaged_or_foreign_log_entry_is_named() {
         assert!(matches!(&error, StoreError::Corrupt { key, .. } if key == "log/00000000000000000001.json"), "{error}");
     }
     let format = |number: u32| format!("\"format\":{number}");
-    let newer = error(good.replace(&format(FORMAT), &format(FORMAT + 1))).await;
+    let written = Commit::from_json(good.as_bytes()).unwrap().format;
+    let newer = error(good.replace(&format(written), &format(FORMAT + 1))).await;
     assert!(matches!(&newer, StoreError::NewerFormat { .. }), "{newer}");
     assert!(newer.to_string().contains("use a newer"), "{newer}");
     // A writer takes a damaged entry neither for its own nor for a gap.

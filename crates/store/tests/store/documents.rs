@@ -16,6 +16,7 @@ fn every_example_of_a_commit_reads_and_says_all_there_is() {
         kinds.insert(commit.event.kind());
     }
     let all = [
+        "archive",
         "claim",
         "config",
         "drop",

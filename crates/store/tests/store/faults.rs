@@ -1,11 +1,12 @@
 //! A lost acknowledgement is not a conflict, and an error is not a failure: nothing is ever committed twice.
 
 use crate::material::*;
+use object_store::{ObjectStoreExt, path::Path};
 use proptest::prelude::*;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 use store::{
     Follower, Key, Store, StoreError, StoreOptions,
-    simulated::{Fault, Faulty},
+    simulated::{self, Fault, Faulty, ReadFault, Tasks},
 };
 
 fn options() -> StoreOptions {
@@ -106,6 +107,81 @@ async fn catching_up_asks_for_each_commit_about_once_and_a_poll_for_one() {
     assert!((201..201 + 130).contains(&catching_up), "{catching_up} requests for 201 commits");
     reader.refresh().await.unwrap();
     assert_eq!(count(), 1);
+}
+
+/// Does `work` in a world whose time passes at once; how long it took there.
+fn in_a_world(work: impl Future<Output = ()> + 'static) -> Duration {
+    let mut tasks = Tasks::new(1);
+    let task = tasks.start(work);
+    while tasks.is_alive(task) {
+        assert!(tasks.turn(), "nothing can go on");
+    }
+    simulated::now().unwrap()
+}
+
+#[test]
+fn the_read_of_an_entry_is_tried_again() {
+    use ReadFault::{Fails, Hangs, Truncated};
+    for faults in [&[Fails][..], &[Truncated], &[Hangs], &[Fails, Truncated, Fails, Fails, Hangs, Fails, Fails]] {
+        in_a_world(async move {
+            let objects = Arc::new(Faulty::default());
+            let store = Store::with_backend(objects.clone(), StoreOptions::default());
+            let mut writer = start(&store).await;
+            let mut reader = store.follow().await.unwrap();
+            for i in 0..3 {
+                writer.append(work("w"), |_| Some(note(i.to_string()))).await.unwrap();
+            }
+            objects.fail_reads(faults.iter().copied());
+            assert!(reader.refresh().await.unwrap(), "{faults:?}");
+            assert_eq!((reader.snapshot(), objects.reads_left()), (writer.snapshot(), 0), "{faults:?}");
+        });
+    }
+}
+
+#[test]
+fn the_read_of_an_entry_is_tried_a_number_of_times_and_for_a_time() {
+    use ReadFault::{Denied, Fails, Hangs, Truncated};
+    for (fault, tries, says, seconds) in [
+        (Fails, 8, "(attempts: 8): ", 3..12),
+        (Hangs, 2, "no answer within 30s", 60..61),
+        (Truncated, 3, "is damaged: expected commit 1", 0..1),
+        (Denied, 1, "403", 0..1),
+    ] {
+        let took = in_a_world(async move {
+            let objects = Arc::new(Faulty::default());
+            let store = Store::with_backend(objects.clone(), StoreOptions::default());
+            let mut writer = start(&store).await;
+            let mut reader = store.follow().await.unwrap();
+            writer.append(work("w"), |_| Some(note("x".into()))).await.unwrap();
+            objects.fail_reads([fault; 20]);
+            let error = reader.refresh().await.unwrap_err().to_string();
+            assert!(error.contains("`log/00000000000000000001.json`") && error.contains(says), "{fault:?}: {error}");
+            assert_eq!(20 - objects.reads_left(), tries, "{fault:?}: {error}");
+        });
+        assert!(seconds.contains(&took.as_secs()), "{fault:?}: {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_read_before_an_error_need_not_be_read_again() {
+    let objects = Arc::new(Faulty::default());
+    let store = Store::with_backend(objects.clone(), StoreOptions { attempts: 1, ..options() });
+    let mut writer = start(&store).await;
+    let mut reader = store.follow().await.unwrap();
+    for i in 0..20 {
+        writer.append(work("w"), |_| Some(note(i.to_string()))).await.unwrap();
+    }
+    // One entry comes at first, then two; among the four behind them one is torn.
+    let (sound, torn) = (objects.sound(), Path::from("log/00000000000000000006.json"));
+    let whole = sound.get(&torn).await.unwrap().bytes().await.unwrap();
+    sound.put(&torn, whole.slice(..9).into()).await.unwrap();
+    assert!(matches!(reader.refresh().await, Err(StoreError::Corrupt { .. })));
+    assert_eq!(reader.snapshot().seq, 3);
+    assert_eq!(reader.take_new().len(), 3);
+    sound.put(&torn, whole.into()).await.unwrap();
+    assert!(reader.refresh().await.unwrap());
+    assert_eq!(reader.snapshot(), writer.snapshot());
+    assert_eq!(reader.take_new().len(), 17);
 }
 
 fn fault() -> impl Strategy<Value = Fault> {

@@ -10,9 +10,11 @@
 //! - `caching`: copies on a local disk change nothing but the number of requests;
 //! - `polling`: how often who waits looks, and how soon it sees;
 //! - `upkeep`: what is deleted, and what is found;
+//! - `archives`: what is moved reads as before, and what may be deleted then;
 //! - `damage`: truncated, flipped and missing files;
 //! - `documents`: what `schemas/commit.md` says is what is read.
 
+mod archives;
 mod bed;
 mod caching;
 mod conformance;

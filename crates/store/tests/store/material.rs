@@ -145,12 +145,18 @@ pub async fn claim(follower: &mut Follower, units: u64) {
 
 /// Delivers a claimed unit, sampled by `version`; its batch is `u<unit>`.
 pub async fn deliver(follower: &mut Follower, unit: u64, version: u64) -> ObjectRef {
+    deliver_as(follower, &rollouts(&format!("u{unit}"), unit, version)).await
+}
+
+/// Delivers a claimed unit as `rollouts`.
+pub async fn deliver_as(follower: &mut Follower, rollouts: &RolloutBatch) -> ObjectRef {
+    let unit = rollouts.row(0).unit;
     let batch = format!("u{unit}");
-    let object = follower.store().put_rollouts(&batch, &rollouts(&batch, unit, version)).await.unwrap();
+    let object = follower.store().put_rollouts(&batch, rollouts).await.unwrap();
     let event = Event::Rollouts(RolloutCommit {
         batch,
         of: UnitRows { unit, rows: RowSet::first(ROWS) },
-        policy_version: PolicyVersion(version),
+        policy_version: rollouts.policy_version(),
         teacher_id: "teacher".into(),
         object: object.clone(),
         codec: None,

@@ -4,8 +4,13 @@ use crate::{
     bed::{Bed, on_every_backend},
     material::*,
 };
+use arrow::{
+    array::{ArrayRef, Int64Array, ListArray, RecordBatch},
+    buffer::OffsetBuffer,
+    datatypes::DataType,
+};
 use futures::StreamExt;
-use record::{BatchRows, ObjectRef, PolicyVersion, RowSet};
+use record::{BatchRows, ObjectRef, PolicyVersion, RolloutBatch, RowSet};
 use std::{
     collections::BTreeSet,
     sync::{Arc, atomic::Ordering},
@@ -71,6 +76,49 @@ async fn a_selection_is_exact() {
     let read = collect(&store, &follower, &Selection { prompts, ..all }).await;
     let found: Vec<_> = read.iter().map(|scored| (scored.batch.as_str(), scored.rows.iter().collect())).collect();
     assert_eq!(found, [("u1", vec![2, 3]), ("u2", vec![2, 3])]);
+}
+
+/// `rollouts` as if each row had been sampled by its version, then by a later one.
+fn spanned(rollouts: &RolloutBatch, later: i64) -> RolloutBatch {
+    let (batch, rows) = (rollouts.as_record_batch(), rollouts.len());
+    let versions = (0..rows).flat_map(|_| [rollouts.policy_version().0 as i64, later]);
+    let schema = batch.schema();
+    let columns = schema.fields().iter().zip(batch.columns()).map(|(field, column)| match field.data_type() {
+        DataType::List(item) if field.name() == "span_versions" => {
+            let (lengths, values) =
+                (OffsetBuffer::from_lengths(vec![2; rows]), Int64Array::from_iter_values(versions.clone()));
+            Arc::new(ListArray::new(item.clone(), lengths, Arc::new(values), None)) as ArrayRef
+        }
+        _ => column.clone(),
+    });
+    RolloutBatch::try_new(RecordBatch::try_new(schema.clone(), columns.collect()).unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn staleness_counts_the_oldest_version_in_a_row() {
+    let store = Store::memory();
+    let mut follower = start(&store).await;
+    claim(&mut follower, 3).await;
+    for version in 0..3 {
+        deliver(&mut follower, version, version).await;
+        score(&mut follower, version).await;
+        if version < 2 {
+            step(&mut follower, vec![BatchRows { batch: format!("u{version}"), rows: RowSet::first(1) }]).await;
+        }
+    }
+    // Begun by version 1 and ended by version 2.
+    claim(&mut follower, 1).await;
+    deliver_as(&mut follower, &spanned(&rollouts("u3", 3, 1), 2)).await;
+    score(&mut follower, 3).await;
+    let of = |min, max| {
+        let staleness = Some(Staleness { against: PolicyVersion(2), min, max });
+        Selection { staleness, ..Selection::scored_in(SET) }
+    };
+    let names = |read: Vec<Scored>| read.into_iter().map(|scored| scored.batch).collect::<Vec<_>>();
+    assert_eq!(names(collect(&store, &follower, &of(0, 0)).await), ["u2"]);
+    let stale = collect(&store, &follower, &of(1, 1)).await;
+    assert!(stale.iter().all(|scored| scored.data.rollouts().policy_version() == PolicyVersion(1)));
+    assert_eq!(names(stale), ["u1", "u3"]);
 }
 
 async fn a_damaged_batch_does_not_stop_the_others(bed: Bed) {

@@ -26,7 +26,7 @@ async fn trained(bed: &Bed) -> Follower {
 }
 
 /// A step on all rows of a batch, with a record of them.
-async fn train_on(follower: &mut Follower, batch: &str) {
+pub async fn train_on(follower: &mut Follower, batch: &str) {
     let (step, store) = (follower.snapshot().version.0 + 1, follower.store().clone());
     let seen = |row: u32| ConsumedRollout { rollout_id: record::rollout_id(batch, row as usize), ..Default::default() };
     let rows: Vec<ConsumedRollout> = (0..ROWS).map(seen).collect();

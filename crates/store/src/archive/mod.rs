@@ -1,0 +1,108 @@
+//! Archives: Parquet files into which batches and step records are moved once no job plans with them any more.
+//!
+//! A commit names an object by the key that it was put under, for ever. Where its rows lie is looked up when they are read: in the object,
+//! or, if an archive commit says so, in a row group of an archive. Nothing above this folder knows the difference.
+
+mod encodings;
+mod file;
+mod make;
+mod places;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use file::Layout;
+pub use make::Archived;
+pub(crate) use places::{Place, Places};
+
+use crate::{Result, Store, StoreError, ipc::Fault};
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use record::{Archive, Budget, ObjectRef};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// Footers that are kept: parsing one takes about as long as reading a row group. An archive of a thousand row groups takes some megabytes.
+const FOOTERS: usize = 4;
+
+/// The footers that were used last, by the archive's key, the latest at the end.
+#[derive(Debug, Default)]
+pub(crate) struct Footers(Mutex<VecDeque<(String, Arc<Layout>)>>);
+
+impl Footers {
+    fn get(&self, key: &str) -> Option<Arc<Layout>> {
+        // Nobody panics while holding it; and if so, the list is still one.
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = kept.iter().position(|(of, _)| of == key)?;
+        let used = kept.remove(at)?;
+        let layout = used.1.clone();
+        kept.push_back(used);
+        Some(layout)
+    }
+
+    fn keep(&self, key: &str, layout: Arc<Layout>) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|(of, _)| of != key);
+        if kept.len() == FOOTERS {
+            kept.pop_front();
+        }
+        kept.push_back((key.into(), layout));
+    }
+}
+
+impl Store {
+    /// The rows of `object` from the place that they were moved to, as they were in it; what `budget` asks nothing of is empty.
+    pub(crate) async fn get_moved(
+        &self,
+        object: &ObjectRef,
+        place: Place,
+        schema: &SchemaRef,
+        budget: Budget,
+    ) -> Result<RecordBatch> {
+        let layout = self.layout(&place.archive).await?;
+        let (archive, part, row_group) = (&place.archive.object, place.part(), place.row_group);
+        let whole = ObjectRef { key: archive.key.clone(), bytes: part.bytes, digest: part.digest };
+        let bytes = self.get_range(&whole, place.offset).await.map_err(|error| match error {
+            StoreError::Corrupt { expected, found, .. } => {
+                let expected = format!("its rows in row group {row_group} of `{}` with {expected}", archive.key);
+                StoreError::Corrupt { key: object.key.clone(), expected, found }
+            }
+            other => other,
+        })?;
+        let (key, schema, offset) = (object.key.clone(), schema.clone(), place.offset);
+        let expected = format!("its rows in row group {row_group} of `{}`", archive.key);
+        self.blocking(&object.key, move || {
+            layout.read(row_group, (offset, bytes), &schema, &budget).map_err(|fault| match fault {
+                Fault::Malformed(found) => StoreError::Corrupt { key, expected, found },
+                Fault::Newer(found, newest) => StoreError::NewerFormat { key, found, newest },
+            })
+        })
+        .await
+    }
+
+    /// How the row groups of an archive are read.
+    async fn layout(&self, archive: &Archive) -> Result<Arc<Layout>> {
+        let key = &archive.object.key;
+        if let Some(layout) = self.footers().get(key) {
+            return Ok(layout);
+        }
+        let footer = ObjectRef { key: key.clone(), bytes: archive.footer.bytes, digest: archive.footer.digest };
+        let bytes = self.get_range(&footer, archive.footer_at()).await.map_err(|error| match error {
+            StoreError::Corrupt { key, expected, found } => {
+                StoreError::Corrupt { key, expected: format!("a footer with {expected}"), found }
+            }
+            other => other,
+        })?;
+        let name = key.clone();
+        let parse = move || {
+            Layout::parse(&bytes).map_err(|error| StoreError::Corrupt {
+                key: name,
+                expected: "the footer of a Parquet file".into(),
+                found: error.to_string(),
+            })
+        };
+        let layout = Arc::new(self.blocking(key, parse).await?);
+        self.footers().keep(key, layout.clone());
+        Ok(layout)
+    }
+}

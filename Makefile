@@ -144,8 +144,8 @@ bench-codec: setup smollm2
 	STORE="$(STORE)" cargo bench --profile dev --bench codec
 
 # Peers of bench-stream. Mosaic asks for torchvision and older versions of NumPy and xxhash than it needs, so what is needed is named.
-PEERS_WHEELS := torch==2.11.0 torchvision==0.26.0 datasets==5.2.0 boto3 lightning-utilities obstore tifffile python-snappy zstd \
-	Brotli catalogue click
+PEERS_WHEELS := torch==2.11.0 torchvision==0.26.0 datasets==5.2.0 transformers==5.19.0 boto3 lightning-utilities obstore requests \
+	tifffile python-snappy zstd Brotli catalogue click
 PEERS_ALONE := litdata==0.2.76 mosaicml-streaming==0.13.0
 PEERS := $(CACHE)/peers-$(shell echo $(PEERS_WHEELS) $(PEERS_ALONE) | sha256sum | cut -c1-12)
 $(PEERS)/.installed:

@@ -5,7 +5,10 @@
 
 use crate::{Budget, RecordError, schema::item_field};
 use arrow::{
-    array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryArray, ListArray, PrimitiveArray, RecordBatch},
+    array::{
+        Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryArray, ListArray, PrimitiveArray, RecordBatch,
+        RecordBatchOptions,
+    },
     buffer::{OffsetBuffer, ScalarBuffer},
     datatypes::{DataType, Field, Float32Type, Int32Type, Schema},
 };
@@ -217,7 +220,8 @@ pub fn unpack_within(batch: RecordBatch, budget: &Budget) -> Result<RecordBatch,
         }
     }
     let kept: Vec<usize> = (0..columns.len()).filter(|i| !schema.field(*i).name().starts_with(PREFIX)).collect();
-    let batch = RecordBatch::try_new(schema, columns)?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    let batch = RecordBatch::try_new_with_options(schema, columns, &options)?;
     Ok(batch.project(&kept)?)
 }
 

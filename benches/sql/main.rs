@@ -9,8 +9,11 @@
 //! of five more. All answers have to agree.
 
 mod material;
+#[path = "../shared/process.rs"]
+mod process;
 mod queries;
 
+use process::{cpu_seconds, median, peak_mib};
 use std::{
     path::{Path, PathBuf},
     process::Command,
@@ -113,21 +116,23 @@ async fn measure(url: &str) -> Result<(), AnyError> {
         let mut cpu = 0.0;
         for repetition in 0..=REPETITIONS {
             if repetition == 1 {
-                cpu = cpu_seconds()?;
+                cpu = cpu_seconds("self")?;
             }
             let begun = Instant::now();
             answer = session.run(sql).await?.collect().await?;
             times.push(begun.elapsed().as_secs_f64());
         }
-        let cpu = (cpu_seconds()? - cpu) / REPETITIONS as f64;
+        let cpu = (cpu_seconds("self")? - cpu) / REPETITIONS as f64;
         let objects = (session.objects_opened() - before) / (REPETITIONS as u64 + 1);
         let bytes = bytes_of(&session, opened_objects).await?;
         eprintln!("{name}: {objects} objects opened");
-        let first = times.remove(0);
-        times.sort_by(f64::total_cmp);
-        println!("{name}|opd|{first:.3}|{:.3}|{cpu:.3}|{bytes}|{}", times[REPETITIONS / 2], queries::sums(&answer)?);
+        let (first, warm) = (times.remove(0), median(times.into_iter()));
+        println!("{name}|opd|{first:.3}|{warm:.3}|{cpu:.3}|{bytes}|{}", queries::sums(&answer)?);
     }
-    println!("note|opd: {opened:.2} s to open the store (its whole log), peak memory {:.0} MiB", peak_mib()?);
+    println!(
+        "note|opd: {opened:.2} s to open the store (its whole log), peak memory {:.0} MiB",
+        peak_mib("self").unwrap_or(0.0)
+    );
     Ok(())
 }
 
@@ -139,21 +144,4 @@ async fn bytes_of(session: &query::Session, opened: &str) -> Result<u64, AnyErro
     let sql = format!("select cast(sum(bytes) as bigint) as bytes from objects where {opened}");
     let answer = session.run(&sql).await?.collect().await?;
     Ok(queries::sums(&answer)?.parse::<f64>()? as u64)
-}
-
-fn peak_mib() -> Result<f64, AnyError> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
-    Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
-}
-
-/// What all threads of this process took so far, ended ones included; the kernel counts it in steps of 10 ms.
-fn cpu_seconds() -> Result<f64, AnyError> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    // Behind the name in parentheses: fields 14 and 15 of proc(5), in ticks of which Linux has 100 a second.
-    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-    match fields.get(11..13) {
-        Some([user, system]) => Ok((user.parse::<f64>()? + system.parse::<f64>()?) / 100.0),
-        _ => Err(format!("/proc/self/stat is `{stat}`, expected 52 fields").into()),
-    }
 }

@@ -4,7 +4,10 @@
 
 use crate::AnyError;
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
-use record::*;
+use record::{
+    BatchRows, Claims, Commit, Dropped, EvalCommit, Event, Policy, PolicyVersion, Retirement, RolloutBatch,
+    RolloutCommit, Run, ScoreCommit, StepCommit, UnitRows, Work,
+};
 use std::{path::Path, sync::Arc};
 use store::{Follower, Store, StoreOptions};
 

@@ -2,10 +2,11 @@
 //! weights as a rollout worker fetches them.
 
 use crate::{
-    AnyError, cpu_seconds, in_bucket,
-    material::{BATCHES, Chance, ROWS, batch, commit, start},
-    median,
+    AnyError, in_bucket,
+    material::{BATCHES, Chance, batch, start},
+    process::{cpu_seconds, median},
     reading::read_store,
+    run::{ROWS, commit},
 };
 use record::{ObjectRef, PolicyVersion};
 use std::{path::Path, time::Instant};
@@ -22,9 +23,9 @@ pub async fn cache(folder: &Path) -> Result<Vec<String>, AnyError> {
         return Ok(vec![]);
     };
     let store = Store::open(&url, StoreOptions::default()).await?;
-    let (mut follower, mut chance) = (start(&store).await?, Chance(1));
+    let (mut follower, mut chance) = (start(&store).await?, Chance::new(1));
     for unit in 0..BATCHES {
-        commit(&mut follower, unit, &batch(unit, &mut chance)?).await?;
+        commit(&mut follower, unit, &batch(unit, &mut chance)?, None).await?;
     }
     let weights = store.put_policy(PolicyVersion(1), vec![1_u8; WEIGHTS]).await?;
     let rows = f64::from(ROWS) * BATCHES as f64;

@@ -3,8 +3,9 @@
 
 use crate::{
     AnyError, in_bucket,
-    material::{Chance, start, work},
-    median,
+    material::{Chance, start},
+    process::median,
+    run::work,
 };
 use futures::future::try_join_all;
 use record::Event;
@@ -85,7 +86,7 @@ async fn race(
     let begin = Instant::now();
     let tasks = followers.into_iter().enumerate().map(|(writer, mut follower)| {
         tokio::spawn(async move {
-            let (mut each_ms, mut chance) = (Vec::new(), Chance(writer as u64));
+            let (mut each_ms, mut chance) = (Vec::new(), Chance::new(writer as u64));
             for i in 0..commits / writers {
                 let event = Event::Config { settings: serde_json::json!({ "writer": writer, "i": i }) };
                 // From half of the time to half as much again, so that they do not keep step.

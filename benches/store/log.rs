@@ -2,9 +2,10 @@
 //! nearly `snapshot_every` commits old.
 
 use crate::{
-    AnyError, cpu_seconds, in_bucket,
-    material::{ROWS, SET, start, work},
-    median, peak_mib,
+    AnyError, in_bucket,
+    material::start,
+    process::{cpu_seconds, median, peak_mib},
+    run::{ROWS, SET, work},
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{ObjectStoreExt, aws::AmazonS3Builder};

@@ -2,7 +2,11 @@
 //! each, 2.6 distinct of 16 draws, a sampler's top-k of 4.5 and a teacher's of 16.5 entries. The numbers are random, so Parquet
 //! and zstd find less to save than in real ones.
 
-use crate::{AnyError, reading::Line};
+use crate::{
+    AnyError,
+    reading::Line,
+    run::{self, ROWS},
+};
 use arrow::{
     array::RecordBatch,
     datatypes::{FieldRef, Schema},
@@ -12,9 +16,8 @@ use parquet::{
     basic::{Compression, ZstdLevel},
     file::properties::WriterProperties,
 };
-use record::*;
+use record::{DrawsKept, Finish, Lists, NewRollout, Ragged, Sample, Score, ScoreSet, ScoredBatch, ScoredRollout};
 use std::{
-    collections::BTreeMap,
     fs::File,
     io::{BufWriter, Write},
     path::{Path, PathBuf},
@@ -23,8 +26,6 @@ use std::{
 use store::{Follower, Store, StoreOptions};
 
 pub const BATCHES: u64 = 64;
-pub const ROWS: u32 = 64;
-pub const SET: &str = "main";
 const VOCAB: u64 = 2048;
 /// What a learner reads: rollouts, then scores.
 pub const COLUMNS: [&str; 15] = [
@@ -65,7 +66,7 @@ impl Written {
         let (parquet, json) = (folder.join("rows.parquet"), folder.join("rows.jsonl"));
         let mut lines = BufWriter::new(File::create(&json)?);
         let mut columns: Option<ArrowWriter<File>> = None;
-        let (mut chance, mut tokens, mut store_bytes) = (Chance(1), 0, 0);
+        let (mut chance, mut tokens, mut store_bytes) = (Chance::new(1), 0, 0);
         for unit in 0..BATCHES {
             let batch = batch(unit, &mut chance)?;
             for row in batch.rows() {
@@ -83,7 +84,7 @@ impl Written {
                 }
             };
             writer.write(&joined)?;
-            store_bytes += commit(&mut follower, unit, &batch).await?;
+            store_bytes += run::commit(&mut follower, unit, &batch, None).await?;
         }
         lines.flush()?;
         if let Some(writer) = columns {
@@ -95,86 +96,29 @@ impl Written {
 
 /// A run with nothing in it.
 pub async fn start(store: &Store) -> Result<Follower, AnyError> {
-    let file = store.put_file("config.json", "{}").await?;
-    let weights = store.put_policy(PolicyVersion(0), "weights").await?;
-    let digest = file.digest;
-    let run = Run {
-        run_id: store::unique_id(),
-        pipeline: "bench".into(),
-        seed: 0,
-        tokenizer: digest,
-        teachers: BTreeMap::from([("teacher".to_string(), digest)]),
-        prompts: PromptSet { digest, count: 1024 },
-        units: Units { prompts: ROWS, samples: 1 },
-        score_sets: BTreeMap::from([(
-            SET.to_string(),
-            ScoreSet {
-                top_k_mass: 0.9999,
-                top_k_max: 64,
-                top_k_floor: 0.0,
-                draws: 16,
-                draws_kept: record::DrawsKept::All,
-                sampler_top_k: None,
-                teacher_draws: 0,
-                codec: "plain".into(),
-            },
-        )]),
-        student_config: file.clone(),
-        student_tokenizer: file,
-        student_files: BTreeMap::new(),
-        policy: Policy { version: PolicyVersion(0), weights },
-        parent: None,
+    let set = ScoreSet {
+        top_k_mass: 0.9999,
+        top_k_max: 64,
+        top_k_floor: 0.0,
+        draws: 16,
+        draws_kept: DrawsKept::All,
+        sampler_top_k: None,
+        teacher_draws: 0,
+        codec: "plain".into(),
     };
-    Ok(store.create(run, work("run")).await?)
+    run::start(store, set).await
 }
 
-pub fn work(worker: &str) -> Work {
-    let (worker, incarnation) = (worker.into(), "a".into());
-    Work { worker, incarnation, job: Job::Rollout, started: 0, busy_s: 0.0, waited_s: 0.0, tokens: 0 }
-}
-
-/// Claims, samples and scores a unit; the bytes that took.
-pub async fn commit(follower: &mut Follower, unit: u64, scored: &ScoredBatch) -> Result<u64, AnyError> {
-    let store = follower.store().clone();
-    let (batch, of) = (format!("u{unit}"), UnitRows { unit, rows: RowSet::first(ROWS) });
-    let claim = Event::Claim(Claims { units: vec![of.clone()], batches: vec![] });
-    follower.append(work("rollout"), |_| Some(claim.clone())).await?;
-    let rollouts = store.put_rollouts(&batch, scored.rollouts()).await?;
-    let scores = store.put_scores(SET, &batch, scored).await?;
-    let bytes = rollouts.bytes + scores.bytes;
-    let sampled = Event::Rollouts(RolloutCommit {
-        batch: batch.clone(),
-        of,
-        policy_version: PolicyVersion(0),
-        teacher_id: "teacher".into(),
-        codec: None,
-        object: rollouts,
-        tokens: scored.rollouts().tokens() as u64,
-        claims: Claims::default(),
-    });
-    follower.append(work("rollout"), |_| Some(sampled.clone())).await?;
-    let claims = Claims::default();
-    let scored = Event::Scores(ScoreCommit {
-        batch,
-        score_set: SET.into(),
-        parent: None,
-        object: scores,
-        packing: None,
-        claims,
-    });
-    follower.append(work("score"), |_| Some(scored.clone())).await?;
-    Ok(bytes)
-}
-
-/// splitmix64: the same rows in every run of the bench.
-pub struct Chance(pub u64);
+/// Chance, and what is made of it.
+pub struct Chance(run::Chance);
 
 impl Chance {
+    pub fn new(seed: u64) -> Self {
+        Self(run::Chance(seed))
+    }
+
     pub fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % n
+        self.0.below(n)
     }
 
     /// From `first` to `last`, both included.
@@ -258,16 +202,7 @@ pub fn batch(unit: u64, chance: &mut Chance) -> Result<ScoredBatch, AnyError> {
             teacher_entropy: Some(chance.logprobs(n)),
         });
     }
-    let info = RolloutBatchInfo {
-        batch: format!("u{unit}"),
-        policy_version: PolicyVersion(0),
-        teacher_id: "teacher".into(),
-        temperature: 1.0,
-        top_p: 1.0,
-        started_at: 0,
-        finished_at: 0,
-    };
-    Ok(ScoredBatch::encode(RolloutBatch::encode(&info, &rows)?, &scores)?)
+    run::encode(unit, &rows, &scores)
 }
 
 /// The learner's columns of both tables side by side.

@@ -3,9 +3,10 @@
 use crate::{
     AnyError, in_bucket,
     log::program,
-    material::{BATCHES, Chance, ROWS, batch, commit, start},
-    peak_mib,
+    material::{BATCHES, Chance, batch, start},
+    process::peak_mib,
     reading::read_store,
+    run::{ROWS, commit},
 };
 use std::{
     env,
@@ -42,10 +43,10 @@ pub async fn memory(folder: &Path) -> Result<Vec<String>, AnyError> {
 }
 
 async fn fill(url: &str, batches: u64) -> Result<(), AnyError> {
-    let (store, mut chance) = (Store::open(url, StoreOptions::default()).await?, Chance(1));
+    let (store, mut chance) = (Store::open(url, StoreOptions::default()).await?, Chance::new(1));
     let mut follower = start(&store).await?;
     for unit in 0..batches {
-        commit(&mut follower, unit, &batch(unit, &mut chance)?).await?;
+        commit(&mut follower, unit, &batch(unit, &mut chance)?, None).await?;
     }
     Ok(())
 }

@@ -2,9 +2,10 @@
 //! read that is not used; their sums have to agree.
 
 use crate::{
-    AnyError, cpu_seconds,
-    material::{BATCHES, COLUMNS, ROWS, SET, Written},
-    median,
+    AnyError,
+    material::{BATCHES, COLUMNS, Written},
+    process::{cpu_seconds, median},
+    run::{ROWS, SET},
 };
 use arrow::{
     array::AsArray,

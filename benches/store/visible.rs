@@ -3,7 +3,8 @@
 
 use crate::{
     AnyError, in_bucket,
-    material::{Chance, ROWS, SET, batch, start, work},
+    material::{Chance, batch, start},
+    run::{ROWS, SET, batch_name, work},
 };
 use futures::StreamExt;
 use record::*;
@@ -120,8 +121,8 @@ impl Player {
         let of = UnitRows { unit, rows: RowSet::first(ROWS) };
         self.append("rollout", Event::Claim(Claims { units: vec![of.clone()], batches: vec![] })).await?;
         self.wait_until(|now| now.version.0 == unit).await?;
-        let scored = batch(unit, &mut Chance(unit))?;
-        let (batch, rollouts) = (format!("u{unit}"), scored.rollouts());
+        let scored = batch(unit, &mut Chance::new(unit))?;
+        let (batch, rollouts) = (batch_name(unit), scored.rollouts());
         let object = self.follower.store().put_rollouts(&batch, rollouts).await?;
         let event = Event::Rollouts(RolloutCommit {
             codec: None,
@@ -137,11 +138,11 @@ impl Player {
     }
 
     async fn score(&mut self, unit: u64) -> Result<(), AnyError> {
-        let name = format!("u{unit}");
+        let name = batch_name(unit);
         self.wait_until(|now| now.batches.contains_key(&name)).await?;
         let store = self.follower.store().clone();
         store.get_rollouts(&self.follower.snapshot().batches[&name].object).await?;
-        let scored = batch(unit, &mut Chance(unit))?;
+        let scored = batch(unit, &mut Chance::new(unit))?;
         println!("{unit} {}", now_us()?);
         let object = store.put_scores(SET, &name, &scored).await?;
         let (score_set, claims) = (SET.into(), Claims::default());

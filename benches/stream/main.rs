@@ -12,7 +12,11 @@
 //! the times to a first batch are medians by the clock. Once, untimed, everything is added up, and all sums have to agree; when timed, a number of each 4 KiB is used.
 
 mod material;
+#[path = "../shared/process.rs"]
+mod process;
 mod reading;
+#[path = "../shared/run.rs"]
+mod run;
 
 use std::{
     path::{Path, PathBuf},
@@ -30,7 +34,7 @@ async fn main() -> Result<(), AnyError> {
     if let [_, command, store, name] = arguments.as_slice()
         && command == "measure"
     {
-        println!("{}", reading::measure(store, name).await?);
+        reading::measure(store, name).await?.iter().for_each(|line| println!("{line}"));
         return Ok(());
     }
     let folder = tempfile::tempdir()?;
@@ -80,7 +84,7 @@ fn measured(written: &material::Written) -> Result<Vec<String>, AnyError> {
     };
     let own = std::env::current_exe()?;
     let mut lines = Vec::new();
-    for (store, name) in [(&written.plain, "the store's stream"), (&written.packed, "the store's stream packed fast")] {
+    for (store, name) in [(&written.plain, "the store plain"), (&written.packed, "the store packed fast")] {
         lines.extend(pinned(&own, &[Path::new("measure"), store, Path::new(name)])?);
     }
     let python = std::env::var("PEERS").map_err(|_| "PEERS is not set: `make bench-stream` installs the peers")?;

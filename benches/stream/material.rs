@@ -1,9 +1,14 @@
 //! The rows: of a recipe, or the first of a run. The recipe: 2,048 rows of 64 to 192 response tokens, at each the teacher's top-k of
 //! 64 entries with distinct ids of 49,152 and log-probabilities that fall by up to 0.25 nat a rank, one draw, no sampler's top-k.
 
-use crate::AnyError;
+use crate::{
+    AnyError,
+    run::{self, ROWS},
+};
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
-use record::*;
+use record::{
+    Codec, DrawsKept, Event, Finish, NewRollout, ObjectRef, Ragged, RolloutBatch, Sample, Score, ScoreSet, ScoredBatch,
+};
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -11,8 +16,6 @@ use std::{
 };
 use store::{Follower, Store, StoreOptions};
 
-pub const SET: &str = "main";
-const ROWS: u32 = 64;
 const BATCHES: u64 = 32;
 const OF_A_RUN: u64 = 64;
 const K: usize = 64;
@@ -44,12 +47,13 @@ pub async fn write(folder: &Path, run: Option<&str>) -> Result<Written, AnyError
             entries += row.teacher_top_ids.values().len();
             rows += 1;
         }
-        commit(&mut plain, unit, &batch, Codec::Plain).await?;
-        commit(&mut packed, unit, &batch, Codec::Fast).await
+        run::commit(&mut plain, unit, &batch, None).await?;
+        run::commit(&mut packed, unit, &batch, Some((Codec::Fast, VOCAB as u32))).await?;
+        Ok(())
     };
     match run {
         None => {
-            let mut chance = Chance(1);
+            let mut chance = Chance(run::Chance(1));
             for unit in 0..BATCHES {
                 add(unit, batch(unit, &mut chance)?).await?;
             }
@@ -87,16 +91,9 @@ fn with_column(batch: &RecordBatch, name: &str, column: ArrayRef) -> Result<Reco
     Ok(RecordBatch::try_new(batch.schema(), columns)?)
 }
 
-fn work() -> Work {
-    let (worker, incarnation) = ("bench".into(), "a".into());
-    Work { worker, incarnation, job: Job::Rollout, started: 0, busy_s: 0.0, waited_s: 0.0, tokens: 0 }
-}
-
 /// A run with nothing in it.
 async fn start(folder: &Path, codec: &str) -> Result<Follower, AnyError> {
     let store = Store::open(&folder.display().to_string(), StoreOptions::default()).await?;
-    let file = store.put_file("config.json", "{}").await?;
-    let weights = store.put_policy(PolicyVersion(0), "weights").await?;
     let set = ScoreSet {
         top_k_mass: 1.0,
         top_k_max: K as u32,
@@ -107,66 +104,15 @@ async fn start(folder: &Path, codec: &str) -> Result<Follower, AnyError> {
         teacher_draws: 0,
         codec: codec.into(),
     };
-    let run = Run {
-        run_id: store::unique_id(),
-        pipeline: "bench".into(),
-        seed: 0,
-        tokenizer: file.digest,
-        teachers: BTreeMap::from([("teacher".to_string(), file.digest)]),
-        prompts: PromptSet { digest: file.digest, count: 1024 },
-        units: Units { prompts: ROWS, samples: 1 },
-        score_sets: BTreeMap::from([(SET.to_string(), set)]),
-        student_config: file.clone(),
-        student_tokenizer: file,
-        student_files: BTreeMap::new(),
-        policy: Policy { version: PolicyVersion(0), weights },
-        parent: None,
-    };
-    Ok(store.create(run, work()).await?)
+    run::start(&store, set).await
 }
 
-/// Claims, samples and scores a unit.
-async fn commit(follower: &mut Follower, unit: u64, scored: &ScoredBatch, codec: Codec) -> Result<(), AnyError> {
-    let store = follower.store().clone();
-    let rows = scored.len() as u32;
-    let (batch, of) = (format!("u{unit:08}"), UnitRows { unit, rows: RowSet::first(rows) });
-    let claim = Event::Claim(Claims { units: vec![of.clone()], batches: vec![] });
-    follower.append(work(), |_| Some(claim.clone())).await?;
-    let object = store.put_rollouts(&batch, scored.rollouts()).await?;
-    let (scores, packing) = match codec {
-        Codec::Plain => (store.put_scores(SET, &batch, scored).await?, None),
-        codec => {
-            let (object, packing) = store.put_packed_scores(SET, &batch, scored, codec, VOCAB as u32).await?;
-            (object, Some(packing))
-        }
-    };
-    let sampled = Event::Rollouts(RolloutCommit {
-        codec: None,
-        batch: batch.clone(),
-        of,
-        policy_version: PolicyVersion(0),
-        teacher_id: scored.rollouts().teacher_id().into(),
-        object,
-        tokens: scored.rollouts().tokens() as u64,
-        claims: Claims::default(),
-    });
-    follower.append(work(), |_| Some(sampled.clone())).await?;
-    let claims = Claims::default();
-    let scored =
-        Event::Scores(ScoreCommit { batch, score_set: SET.into(), object: scores, packing, parent: None, claims });
-    follower.append(work(), |_| Some(scored.clone())).await?;
-    Ok(())
-}
-
-/// splitmix64: the same rows in every run of the bench.
-struct Chance(u64);
+/// Chance, and what is made of it.
+struct Chance(run::Chance);
 
 impl Chance {
     fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % n
+        self.0.below(n)
     }
 
     fn logprob(&mut self) -> f32 {
@@ -238,14 +184,5 @@ fn batch(unit: u64, chance: &mut Chance) -> Result<ScoredBatch, AnyError> {
             sample,
         });
     }
-    let info = RolloutBatchInfo {
-        batch: format!("u{unit:08}"),
-        policy_version: PolicyVersion(0),
-        teacher_id: "teacher".into(),
-        temperature: 1.0,
-        top_p: 1.0,
-        started_at: 0,
-        finished_at: 0,
-    };
-    Ok(ScoredBatch::encode(RolloutBatch::encode(&info, &rows)?, &scores)?)
+    run::encode(unit, &rows, &scores)
 }

@@ -14,21 +14,18 @@ use crate::{
 
 /// A column as symbols of so many contexts in so many streams.
 pub(crate) trait Coded<const CONTEXTS: usize, const STREAMS: usize> {
-    fn layout(&self) -> &Layout;
-
-    fn ids(&self) -> &[i32];
-
     /// Hands over what row `row` consists of.
     fn walk(&self, ranks: &Ranks, row: usize, sink: &mut impl Sink);
 }
 
-/// The tables, and the section of each row.
+/// The tables, and the section of each row; `layout` and `ids` are those of `column`.
 pub(crate) fn encode<const CONTEXTS: usize, const STREAMS: usize>(
     column: &impl Coded<CONTEXTS, STREAMS>,
+    layout: &Layout,
+    ids: &[i32],
     header: &Header,
 ) -> (Vec<u8>, Vec<Vec<u8>>) {
-    let (ranks, mut tables) = Ranks::of(column.ids(), header.vocabulary);
-    let layout = column.layout();
+    let (ranks, mut tables) = Ranks::of(ids, header.vocabulary);
     let mut counter = Counter::<CONTEXTS>::new();
     (0..layout.rows()).for_each(|row| column.walk(&ranks, row, &mut counter));
     let counted = counter.tables();

@@ -4,7 +4,7 @@
 //! four hold the ids of ranks 0-7, 8-31, 32-127 and the rest, so that a reader of few ids leaves the later ones alone.
 
 use crate::{
-    DecodeError, Layout, TopColumn,
+    DecodeError, TopColumn,
     bytes::Reader,
     coded::{self, Coded},
     dictionary::Ranks,
@@ -28,14 +28,6 @@ const GROUPS: [usize; 4] = [8, 32, 128, usize::MAX];
 const STREAMS: usize = 1 + GROUPS.len();
 
 impl Coded<CONTEXTS, STREAMS> for TopColumn {
-    fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
-    fn ids(&self) -> &[i32] {
-        &self.ids
-    }
-
     fn walk(&self, ranks: &Ranks, row: usize, sink: &mut impl Sink) {
         for t in self.layout.row(row) {
             let range = self.layout.list(t);

@@ -1,7 +1,7 @@
 //! Draws at the two levels by row. Their log-probabilities are importance weights and stay exact, so what is saved is ids and counts.
 
 use crate::{
-    DecodeError, DrawColumn, Layout,
+    DecodeError, DrawColumn,
     bytes::{Reader, get_bits, packed_size, put_bits, width},
     coded::{self, Coded},
     dictionary::Ranks,
@@ -80,14 +80,6 @@ const ID: usize = 3;
 const CONTEXTS: usize = 5;
 
 impl Coded<CONTEXTS, 1> for DrawColumn {
-    fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
-    fn ids(&self) -> &[i32] {
-        &self.ids
-    }
-
     fn walk(&self, ranks: &Ranks, row: usize, sink: &mut impl Sink) {
         for t in self.layout.row(row) {
             let range = self.layout.list(t);

@@ -24,7 +24,7 @@ pub fn encode_top(column: &TopColumn, level: Level, vocabulary: u32) -> Result<V
         Level::Fast => {
             (Vec::new(), (0..column.layout.rows()).map(|row| fast::encode_row(column, row, &header)).collect())
         }
-        Level::Compact => coded::encode(column, &header),
+        Level::Compact => coded::encode(column, &column.layout, &column.ids, &header),
     };
     Ok(header.assemble(Kind::Top, &tables, &sections))
 }
@@ -41,7 +41,7 @@ pub fn encode_draws(column: &DrawColumn, level: Level, vocabulary: u32) -> Resul
         Level::Fast => {
             (Vec::new(), (0..column.layout.rows()).map(|row| draws::encode_fast(column, row, &header)).collect())
         }
-        Level::Compact => coded::encode(column, &header),
+        Level::Compact => coded::encode(column, &column.layout, &column.ids, &header),
     };
     Ok(header.assemble(Kind::Draws, &tables, &sections))
 }

@@ -1,8 +1,8 @@
 //! One store under its name: its log up to a commit, laid out as tables.
 
 use crate::{
-    QueryError, Result, log::Log, log_scan::LogProvider, parts::object_tables, reader::Opener, scan::ObjectProvider,
-    tables::LOG_TABLES, views::VIEWS,
+    QueryError, Result, kept::Kept, log::Log, log_scan::LogProvider, parts::object_tables, reader::Opener,
+    scan::ObjectProvider, tables::LOG_TABLES, views::VIEWS,
 };
 use arrow::datatypes::SchemaRef;
 use datafusion::{
@@ -25,6 +25,8 @@ pub(crate) struct Attached {
     /// The run that it replays, or why that cannot be read; none where it is no replay.
     pub parent: Option<std::result::Result<Parent, String>>,
     pub opener: Opener,
+    /// What was made of the log so far.
+    pub kept: Kept,
     /// Whether the log is followed to its end.
     pub is_live: bool,
     /// What each table holds, with the sentences about it; none before it was laid out.
@@ -69,7 +71,7 @@ impl Attached {
         if let Some(Ok(parent)) = &self.parent {
             log.borrow_from(&parent.log);
         }
-        Ok(Some(Self { log: Arc::new(log), ..self.clone() }))
+        Ok(Some(Self { log: Arc::new(log), kept: self.kept.after_more(&LOG_TABLES), ..self.clone() }))
     }
 
     /// Registers its tables as a schema of `context`.
@@ -85,7 +87,7 @@ impl Attached {
             add(table.name, described, Arc::new(ObjectProvider::new(table, self.opener.clone())))?;
         }
         for table in LOG_TABLES {
-            let provider = LogProvider::new(table, self.log.clone())?;
+            let provider = LogProvider::new(table, self.log.clone(), self.kept.clone())?;
             add(table.name, provider.described(), Arc::new(provider))?;
         }
         let catalog =

@@ -25,22 +25,34 @@ pub(crate) fn bare(schema: &Schema) -> SchemaRef {
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-/// Columns of one length, put down one after another.
-#[derive(Default)]
+/// Columns of one length, put down one after another; of those that nobody wants no values are made.
 pub(crate) struct Columns {
+    /// Places of those that are wanted, ascending; none is all.
+    wanted: Option<Vec<usize>>,
+    next: usize,
     fields: Vec<Field>,
     arrays: Vec<ArrayRef>,
 }
 
 impl Columns {
-    /// None yet.
-    pub fn new() -> Self {
-        Self::default()
+    /// None yet; all that come are wanted.
+    pub fn all() -> Self {
+        Self { wanted: None, next: 0, fields: Vec::new(), arrays: Vec::new() }
     }
 
-    fn put(mut self, name: &str, text: &str, nullable: bool, array: ArrayRef) -> Self {
-        self.fields.push(field(name, array.data_type().clone(), text).with_nullable(nullable));
-        self.arrays.push(array);
+    /// None yet; of those that come, counted from 0, these are wanted.
+    pub fn only(wanted: Vec<usize>) -> Self {
+        Self { wanted: Some(wanted), ..Self::all() }
+    }
+
+    fn put(mut self, name: &str, text: &str, nullable: bool, array: impl FnOnce() -> ArrayRef) -> Self {
+        let is_wanted = self.wanted.as_ref().is_none_or(|wanted| wanted.contains(&self.next));
+        self.next += 1;
+        if is_wanted {
+            let array = array();
+            self.fields.push(field(name, array.data_type().clone(), text).with_nullable(nullable));
+            self.arrays.push(array);
+        }
         self
     }
 
@@ -51,25 +63,27 @@ impl Columns {
 
     /// Integers that may be negative.
     pub fn signed(self, name: &str, text: &str, values: impl Iterator<Item = i64>) -> Self {
-        self.put(name, text, false, Arc::new(Int64Array::from_iter_values(values)))
+        self.put(name, text, false, || Arc::new(Int64Array::from_iter_values(values)))
     }
 
     /// Text.
     pub fn text<S: AsRef<str>>(self, name: &str, text: &str, values: impl Iterator<Item = S>) -> Self {
-        // `from_iter_values` panics where an iterator does not know its length.
-        let mut builder = StringBuilder::new();
-        values.for_each(|value| builder.append_value(value));
-        self.put(name, text, false, Arc::new(builder.finish()))
+        self.put(name, text, false, || {
+            // `from_iter_values` panics where an iterator does not know its length.
+            let mut builder = StringBuilder::new();
+            values.for_each(|value| builder.append_value(value));
+            Arc::new(builder.finish())
+        })
     }
 
     /// Floats.
     pub fn real(self, name: &str, text: &str, values: impl Iterator<Item = f64>) -> Self {
-        self.put(name, text, false, Arc::new(Float64Array::from_iter_values(values)))
+        self.put(name, text, false, || Arc::new(Float64Array::from_iter_values(values)))
     }
 
     /// Floats, some of which are not known.
     pub fn maybe_real(self, name: &str, text: &str, values: impl Iterator<Item = Option<f64>>) -> Self {
-        self.put(name, text, true, Arc::new(values.collect::<Float64Array>()))
+        self.put(name, text, true, || Arc::new(values.collect::<Float64Array>()))
     }
 
     /// Integers, some of which are not known.
@@ -79,28 +93,31 @@ impl Columns {
 
     /// Integers that may be negative, some of which are not known.
     pub fn maybe_signed(self, name: &str, text: &str, values: impl Iterator<Item = Option<i64>>) -> Self {
-        self.put(name, text, true, Arc::new(values.collect::<Int64Array>()))
+        self.put(name, text, true, || Arc::new(values.collect::<Int64Array>()))
     }
 
     /// Text, some of which is not known.
     pub fn maybe_text<S: AsRef<str>>(self, name: &str, text: &str, values: impl Iterator<Item = Option<S>>) -> Self {
-        let mut builder = StringBuilder::new();
-        values.for_each(|value| builder.append_option(value));
-        self.put(name, text, true, Arc::new(builder.finish()))
+        self.put(name, text, true, || {
+            let mut builder = StringBuilder::new();
+            values.for_each(|value| builder.append_option(value));
+            Arc::new(builder.finish())
+        })
     }
 
     /// Truths.
     pub fn flag(self, name: &str, text: &str, values: impl Iterator<Item = bool>) -> Self {
-        self.put(name, text, false, Arc::new(BooleanArray::from(values.collect::<Vec<_>>())))
+        self.put(name, text, false, || Arc::new(BooleanArray::from(values.collect::<Vec<_>>())))
     }
 
     /// Points in time, from milliseconds since 1970.
     pub fn time(self, name: &str, text: &str, values: impl Iterator<Item = i64>) -> Self {
-        let array = TimestampMillisecondArray::from_iter_values(values).with_timezone("UTC");
-        self.put(name, text, false, Arc::new(array))
+        self.put(name, text, false, || {
+            Arc::new(TimestampMillisecondArray::from_iter_values(values).with_timezone("UTC"))
+        })
     }
 
-    /// All of them as a batch whose schema says what the table holds.
+    /// Those that are wanted, in their order, as a batch whose schema says what the table holds.
     pub fn into_batch(self, text: &str) -> Result<RecordBatch, ArrowError> {
         let schema = Schema::new_with_metadata(self.fields, comment(text));
         RecordBatch::try_new(Arc::new(schema), self.arrays)

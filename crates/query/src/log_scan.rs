@@ -1,8 +1,16 @@
-//! How a query reads a table of the log: some commits at a time become columns, so that a long log is never all of it in
-//! memory as rows.
+//! How a query reads a table of the log: some commits at a time become the columns that it wants, so that a long log is never all of it
+//! in memory as rows.
 
-use crate::{columns::bare, log::Log, tables::LogTable};
-use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use crate::{
+    columns::{Columns, bare},
+    kept::{CHUNK, Kept},
+    log::Log,
+    tables::LogTable,
+};
+use arrow::{
+    array::{RecordBatch, RecordBatchOptions},
+    datatypes::SchemaRef,
+};
 use async_trait::async_trait;
 use datafusion::{
     catalog::{Session, TableProvider},
@@ -18,9 +26,6 @@ use datafusion::{
 use futures::stream;
 use std::sync::Arc;
 
-/// Commits made into columns at once.
-const CHUNK: usize = 512;
-
 /// A table of the log as DataFusion sees it.
 #[derive(Clone, Debug)]
 pub(crate) struct LogProvider {
@@ -28,12 +33,13 @@ pub(crate) struct LogProvider {
     described: SchemaRef,
     schema: SchemaRef,
     log: Arc<Log>,
+    kept: Kept,
 }
 
 impl LogProvider {
-    pub fn new(table: LogTable, log: Arc<Log>) -> Result<Self> {
-        let described = (table.rows)(&log, &[])?.schema();
-        Ok(Self { table, schema: bare(&described), described, log })
+    pub fn new(table: LogTable, log: Arc<Log>, kept: Kept) -> Result<Self> {
+        let described = (table.rows)(&log, &[], Columns::all())?.schema();
+        Ok(Self { table, schema: bare(&described), described, log, kept })
     }
 
     /// The schema with its sentences.
@@ -59,24 +65,37 @@ impl TableProvider for LogProvider {
         _: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let all: Arc<dyn PartitionStream> = Arc::new(self.clone());
-        let plan = StreamingTableExec::try_new(self.schema.clone(), vec![all], projection, [], false, limit)?;
-        Ok(Arc::new(plan))
+        let columns = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
+        let schema = Arc::new(self.schema.project(&columns)?);
+        let all: Arc<dyn PartitionStream> = Arc::new(LogScan { of: self.clone(), schema: schema.clone(), columns });
+        Ok(Arc::new(StreamingTableExec::try_new(schema, vec![all], None, [], false, limit)?))
     }
 }
 
-impl PartitionStream for LogProvider {
+/// Some columns of a table, all its rows.
+#[derive(Debug)]
+struct LogScan {
+    of: LogProvider,
+    schema: SchemaRef,
+    columns: Vec<usize>,
+}
+
+impl PartitionStream for LogScan {
     fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let (log, rows, schema) = (self.log.clone(), self.table.rows, self.schema.clone());
-        let starts = (0..log.commits().len()).step_by(CHUNK);
-        let batches = starts.map(move |start| {
-            let end = log.commits().len().min(start + CHUNK);
-            let rows = rows(&log, &log.commits()[start..end])?;
-            Ok(RecordBatch::try_new(schema.clone(), rows.columns().to_vec())?)
+        let (of, schema, columns) = (self.of.clone(), self.schema.clone(), self.columns.clone());
+        // Where rows are only counted, there is no column to say how many there are.
+        let made = if columns.is_empty() { vec![0] } else { columns.clone() };
+        let batches = (0..of.log.commits().len()).step_by(CHUNK).map(move |start| {
+            let end = of.log.commits().len().min(start + CHUNK);
+            let mut arrays = of.kept.columns(&of.table, &of.log, start..end, &made)?;
+            let rows = arrays.first().map(|array| array.len());
+            arrays.truncate(columns.len());
+            let options = RecordBatchOptions::new().with_row_count(rows);
+            Ok(RecordBatch::try_new_with_options(schema.clone(), arrays, &options)?)
         });
         Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), stream::iter(batches)))
     }

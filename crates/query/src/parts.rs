@@ -58,6 +58,15 @@ impl Source {
             Source::Tokens(of) => &of.rollouts.key,
         }
     }
+
+    /// The length of its objects, but for step records beside others.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Source::Rollouts(object) | Source::Scores(object) | Source::StepRecord(object) => object.bytes,
+            Source::Scored { rollouts, scores } => rollouts.bytes + scores.bytes,
+            Source::Tokens(of) => of.rollouts.bytes + of.scores.bytes,
+        }
+    }
 }
 
 impl Part {

@@ -8,10 +8,10 @@ use crate::{
     tokenizer::RunTokenizer,
 };
 use arrow::{
-    array::{ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, StringArray},
-    datatypes::{Field, SchemaRef},
+    array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, StringArray},
+    datatypes::{Field, Schema, SchemaRef},
 };
-use record::Budget;
+use record::schema::{ROLLOUTS, SCORES, STEPS};
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
@@ -40,8 +40,8 @@ impl Opener {
         let mut columns = told.collect::<Result<Vec<_>>>()?;
         if columns.iter().any(Option::is_none) {
             self.count();
-            let wanted = |column: &str| schema.column_with_name(column).is_some();
-            let halves = self.open(&part.source, part.borrowed, wanted).await?;
+            let wanted = |column: &str| schema.index_of(column).is_ok_and(|i| columns[i].is_none());
+            let halves = self.open(&part.source, &part, wanted).await?;
             if let Some(half) = halves.iter().find(|half| half.num_rows() != part.rows) {
                 return Err(unfit(&part, format!("{} rows", part.rows), half.num_rows().to_string()));
             }
@@ -61,46 +61,52 @@ impl Opener {
         self.opened.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The rows of `source`, in the parent's store if it is borrowed: one batch, or two whose rows lie side by side. Of packed columns
-    /// only those that are `wanted` are decoded; the others are empty.
-    pub async fn open(
-        &self,
-        source: &Source,
-        borrowed: bool,
-        wanted: impl Fn(&str) -> bool,
-    ) -> Result<Vec<RecordBatch>> {
-        let store = self.parent.as_ref().filter(|_| borrowed).unwrap_or(&self.store);
-        let budget = packed_columns(wanted);
+    /// The rows of `source`, in the parent's store if `part` is borrowed: one batch, or two whose rows lie side by side. They have the
+    /// columns that are `wanted`, and no others are looked at but those that say which rollout a row is.
+    pub async fn open(&self, source: &Source, part: &Part, wanted: impl Fn(&str) -> bool) -> Result<Vec<RecordBatch>> {
+        let store = self.parent.as_ref().filter(|_| part.borrowed).unwrap_or(&self.store);
+        let names = |schema: &Schema| -> Vec<String> {
+            schema.fields().iter().map(|field| field.name().clone()).filter(|name| wanted(name)).collect()
+        };
         Ok(match source {
-            Source::Rollouts(object) => {
-                vec![store.get_rollouts_within(object, budget).await?.as_record_batch().clone()]
-            }
-            Source::Scores(object) => vec![store.get_scores_within(object, budget).await?],
+            Source::Rollouts(object) => vec![store.get_some(object, &ROLLOUTS, names(&ROLLOUTS)).await?],
+            Source::Scores(object) => vec![store.get_some(object, &SCORES, names(&SCORES)).await?],
+            Source::StepRecord(object) => vec![store.get_some(object, &STEPS, names(&STEPS)).await?],
             Source::Scored { rollouts, scores } => {
-                let scored = store.get_scored_within(rollouts, scores, budget).await?;
-                vec![scored.rollouts().as_record_batch().clone(), scored.scores().clone()]
+                let (mut of_rollouts, mut of_scores) = (names(&ROLLOUTS), names(&SCORES));
+                for columns in [&mut of_rollouts, &mut of_scores] {
+                    columns.retain(|column| column != ROW_ID);
+                    columns.push(ROW_ID.into());
+                }
+                let of_rollouts = store.get_some(rollouts, &ROLLOUTS, of_rollouts);
+                let (of_rollouts, of_scores) =
+                    futures::future::try_join(of_rollouts, store.get_some(scores, &SCORES, of_scores)).await?;
+                check_pairs(part, &of_rollouts, &of_scores)?;
+                vec![of_rollouts, of_scores]
             }
-            Source::StepRecord(object) => vec![store.get_step_record(object).await?],
             // Its reader opens what it wants as the sources above.
             Source::Tokens(_) => vec![],
         })
     }
 }
 
-/// Nothing of the groups of columns of which none is wanted. What a teacher says of draws or of a top-k goes with them.
-fn packed_columns(wanted: impl Fn(&str) -> bool) -> Budget {
-    let read = |columns: &[&str]| if columns.iter().any(|column| wanted(column)) { None } else { Some(0) };
-    Budget {
-        draws: read(&["draw_ids", "draw_counts", "draw_logprobs", "draw_teacher_logprobs"]),
-        teacher_draws: read(&["teacher_draw_ids", "teacher_draw_counts", "teacher_draw_logprobs"]),
-        teacher_top_k: read(&["teacher_top_ids", "teacher_top_logprobs", "teacher_tail_logprobs"]),
-        sampler_top_k: read(&[
-            "sampler_top_ids",
-            "sampler_top_logprobs",
-            "sampler_tail_logprobs",
-            "sampler_top_teacher_logprobs",
-            "sampler_top_teacher_tail_logprobs",
-        ]),
+/// Says in a batch of rollouts and in one of scores which rollout a row is.
+const ROW_ID: &str = "rollout_id";
+
+/// That each row of `scores` scores the rollout beside it.
+fn check_pairs(part: &Part, rollouts: &RecordBatch, scores: &RecordBatch) -> Result<()> {
+    fn ids(batch: &RecordBatch) -> impl Iterator<Item = Option<&str>> {
+        batch.column_by_name(ROW_ID).and_then(|column| column.as_string_opt::<i32>()).into_iter().flatten()
+    }
+    if rollouts.num_rows() != scores.num_rows() {
+        return Err(unfit(part, format!("{} rows", rollouts.num_rows()), scores.num_rows().to_string()));
+    }
+    match ids(rollouts).zip(ids(scores)).find(|(rollout, scored)| rollout != scored) {
+        None => Ok(()),
+        Some((rollout, scored)) => {
+            let text = |id: Option<&str>| format!("`{}`", id.unwrap_or_default());
+            Err(unfit(part, format!("scores of {}", text(rollout)), text(scored)))
+        }
     }
 }
 
@@ -122,4 +128,27 @@ fn told_by_the_log(part: &Part, field: &Field, known: &SchemaRef) -> Result<Opti
         }
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use record::{Digest, ObjectRef};
+
+    fn ids(ids: &[&str]) -> RecordBatch {
+        RecordBatch::try_from_iter([(ROW_ID, Arc::new(StringArray::from(ids.to_vec())) as ArrayRef)]).unwrap()
+    }
+
+    #[test]
+    fn scores_of_other_rollouts_are_told_of() {
+        let object = ObjectRef { key: "scores/x".into(), bytes: 0, digest: Digest::of(b"") };
+        let source = Source::Scores(object);
+        let part = Part { known: vec![], rows: 2, batch: None, borrowed: false, source };
+        check_pairs(&part, &ids(&["a-0", "a-1"]), &ids(&["a-0", "a-1"])).unwrap();
+        let error = |scores: &[&str]| check_pairs(&part, &ids(&["a-0", "a-1"]), &ids(scores)).unwrap_err().to_string();
+        let swapped = error(&["a-1", "a-0"]);
+        assert!(swapped.contains("scores/x") && swapped.contains("`a-0`") && swapped.contains("`a-1`"), "{swapped}");
+        let fewer = error(&["a-0"]);
+        assert!(fewer.contains("2 rows") && fewer.contains("1"), "{fewer}");
+    }
 }

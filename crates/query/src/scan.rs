@@ -2,6 +2,7 @@
 //! one after another while the answer is read.
 
 use crate::{
+    QueryError,
     columns::bare,
     object_scan::ObjectScan,
     parts::{ObjectTable, Part},
@@ -9,6 +10,7 @@ use crate::{
 };
 use arrow::{
     array::{Array, AsArray, RecordBatch},
+    compute::concat_batches,
     datatypes::{Schema, SchemaRef},
 };
 use async_trait::async_trait;
@@ -27,8 +29,10 @@ use datafusion::{
 use futures::{StreamExt, TryStreamExt, stream};
 use std::{collections::HashSet, fmt, sync::Arc};
 
-/// Objects opened at once by one partition: the next is fetched while one is worked on.
+/// Groups of objects opened at once by one partition: the next is fetched while one is worked on.
 const PREFETCH: usize = 2;
+/// Objects are read together, for operators to have enough rows at once, up to about so many bytes.
+const GROUP: u64 = 1 << 20;
 
 /// A table of objects as DataFusion sees it.
 pub(crate) struct ObjectProvider {
@@ -120,10 +124,11 @@ impl TableProvider for ObjectProvider {
         let share = parts.len().div_ceil(state.config().target_partitions()).max(1);
         // One partition at least, or an empty table would have none to ask.
         let shares = parts.chunks(share).map(<[Part]>::to_vec).chain(parts.is_empty().then(Vec::new));
+        // Who wants a few rows is not to wait for those of a whole group.
+        let group = if limit.is_some() { 0 } else { GROUP };
         let partitions = shares.map(|parts| {
-            let share =
-                Share { schema: schema.clone(), known: self.table.known.clone(), parts, opener: self.opener.clone() };
-            Arc::new(share) as Arc<dyn PartitionStream>
+            let (schema, known, opener) = (schema.clone(), self.table.known.clone(), self.opener.clone());
+            Arc::new(Share { schema, known, groups: grouped(parts, group), opener }) as Arc<dyn PartitionStream>
         });
         let scan = StreamingTableExec::try_new(schema.clone(), partitions.collect(), None, [], false, limit)?;
         let (opens, of) = (self.objects(&parts, &schema), self.objects(&self.table.parts, &self.table.schema));
@@ -131,17 +136,37 @@ impl TableProvider for ObjectProvider {
     }
 }
 
+/// `parts` in groups of about `bytes`, each of one part at least.
+fn grouped(parts: Vec<Part>, bytes: u64) -> Vec<Vec<Part>> {
+    let mut groups: Vec<Vec<Part>> = Vec::new();
+    let mut room = 0;
+    for part in parts {
+        let size = part.source.bytes();
+        match groups.last_mut().filter(|_| size <= room) {
+            Some(group) => {
+                room -= size;
+                group.push(part);
+            }
+            None => {
+                room = bytes.saturating_sub(size);
+                groups.push(vec![part]);
+            }
+        }
+    }
+    groups
+}
+
 /// Some of a table's objects, read one after another.
 struct Share {
     schema: SchemaRef,
     known: SchemaRef,
-    parts: Vec<Part>,
+    groups: Vec<Vec<Part>>,
     opener: Opener,
 }
 
 impl fmt::Debug for Share {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} objects", self.parts.len())
+        write!(f, "{} objects", self.groups.iter().map(Vec::len).sum::<usize>())
     }
 }
 
@@ -152,19 +177,50 @@ impl PartitionStream for Share {
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
         let (schema, known, opener) = (self.schema.clone(), self.known.clone(), self.opener.clone());
-        let batches = stream::iter(self.parts.clone())
-            .map(move |part| {
+        let batches = stream::iter(self.groups.clone())
+            .map(move |group| {
                 let (opener, schema, known) = (opener.clone(), schema.clone(), known.clone());
                 async move {
-                    let is_opened = !part.opens(&schema, &known).is_empty();
-                    let rows = opener.read(part, schema, known).await;
-                    if is_opened {
-                        opener.meter.read();
+                    let mut batches = Vec::with_capacity(group.len());
+                    for part in group {
+                        let is_opened = !part.opens(&schema, &known).is_empty();
+                        batches.push(opener.read(part, schema.clone(), known.clone()).await?);
+                        if is_opened {
+                            opener.meter.read();
+                        }
                     }
-                    rows
+                    match batches.as_slice() {
+                        [alone] => Ok(alone.clone()),
+                        batches => Ok(concat_batches(&schema, batches)?),
+                    }
                 }
             })
             .buffered(PREFETCH);
-        Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), batches.map_err(DataFusionError::from)))
+        let batches = batches.map_err(|error: QueryError| DataFusionError::from(error));
+        Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), batches))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parts::Source;
+    use proptest::prelude::*;
+    use record::{Digest, ObjectRef};
+
+    proptest! {
+        #[test]
+        fn groups_keep_the_order_and_are_no_larger_than_they_must(sizes in prop::collection::vec(0u64..12, 0..40), most in 0u64..20) {
+            let part = |(i, bytes): (usize, &u64)| {
+                let object = ObjectRef { key: i.to_string(), bytes: *bytes, digest: Digest::of(b"") };
+                Part { known: vec![], rows: 1, batch: None, borrowed: false, source: Source::StepRecord(object) }
+            };
+            let groups = grouped(sizes.iter().enumerate().map(part).collect(), most);
+            let keys: Vec<String> = groups.iter().flatten().map(|part| part.source.key().to_string()).collect();
+            prop_assert_eq!(keys, (0..sizes.len()).map(|i| i.to_string()).collect::<Vec<_>>());
+            let size = |group: &[Part]| group.iter().map(|part| part.source.bytes()).sum::<u64>();
+            prop_assert!(groups.iter().all(|group| group.len() == 1 || size(group) <= most));
+            prop_assert!(groups.windows(2).all(|pair| size(&pair[0]) + pair[1][0].source.bytes() > most));
+        }
     }
 }

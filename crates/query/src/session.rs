@@ -6,10 +6,12 @@ use crate::{
     describe, functions,
     hint::did_you_mean,
     in_score_set,
+    kept::Kept,
     log::Log,
     reader::Opener,
     records::Records,
-    statement::{is_explain, only_one, refuse_unless_question},
+    rows_at_once::{FEW, rows_at_once},
+    statement::{is_explain, only_one, only_reads, refuse_unless_question},
     tokenizer::RunTokenizer,
 };
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
@@ -17,10 +19,13 @@ use datafusion::{
     common::TableReference,
     error::DataFusionError,
     execution::{
+        SendableRecordBatchStream, SessionState, TaskContext,
         memory_pool::{FairSpillPool, TrackConsumersPool},
         runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
     },
-    prelude::{SQLOptions, SessionConfig, SessionContext},
+    logical_expr::LogicalPlan,
+    physical_plan::execute_stream,
+    prelude::{SessionConfig, SessionContext},
     sql::{
         parser::{DFParser, Statement},
         sqlparser::ast,
@@ -37,10 +42,10 @@ use store::Store;
 
 /// What a query may hold in memory at once unless it is said, in bytes.
 const MEMORY: usize = 1 << 30;
+/// Of that, as much again may be kept of what was made of each log: 64 MiB, where nothing else is said.
+const KEPT_SHARE: usize = 16;
 /// Threads' worth of work of one query.
 const PARTITIONS: usize = 2;
-/// Rows that operators hand on at once: few, because a rollout may weigh a megabyte.
-const BATCH_ROWS: usize = 512;
 /// The schema of a store that is asked alone, whose tables need no schema's name.
 const ALONE: &str = "store";
 
@@ -66,7 +71,7 @@ pub async fn open(store: &Store, at: Option<u64>) -> Result<Session> {
 /// # Errors
 /// As [`open`].
 pub async fn open_within(store: &Store, at: Option<u64>, memory: usize) -> Result<Session> {
-    let attached = attach(vec![(ALONE.into(), store.clone())], at).await?;
+    let attached = attach(vec![(ALONE.into(), store.clone())], at, memory).await?;
     Session::over(attached, memory, runtime(memory)?).await
 }
 
@@ -88,10 +93,10 @@ pub async fn open_all(stores: Vec<(String, Store)>) -> Result<Session> {
             return fault("a name of its own for each store");
         }
     }
-    Session::over(attach(stores, None).await?, MEMORY, runtime(MEMORY)?).await
+    Session::over(attach(stores, None, MEMORY).await?, MEMORY, runtime(MEMORY)?).await
 }
 
-async fn attach(stores: Vec<(String, Store)>, at: Option<u64>) -> Result<Vec<Attached>> {
+async fn attach(stores: Vec<(String, Store)>, at: Option<u64>, memory: usize) -> Result<Vec<Attached>> {
     let (opened, meter) = (Arc::new(AtomicU64::new(0)), Arc::new(Meter::default()));
     let mut attached = Vec::new();
     for (name, store) in stores {
@@ -109,8 +114,8 @@ async fn attach(stores: Vec<(String, Store)>, at: Option<u64>) -> Result<Vec<Att
         let (opened, meter, records) = (opened.clone(), meter.clone(), Records::default());
         let of_parent = parent.as_ref().and_then(|parent| Some(parent.as_ref().ok()?.store.clone()));
         let opener = Opener { store, parent: of_parent, opened, meter, tokenizer, records };
-        let (log, schemas) = (Arc::new(log), Default::default());
-        attached.push(Attached { name, log, parent, opener, is_live: at.is_none(), schemas });
+        let (log, schemas, kept) = (Arc::new(log), Default::default(), Kept::new(memory / KEPT_SHARE));
+        attached.push(Attached { name, log, parent, opener, kept, is_live: at.is_none(), schemas });
     }
     Ok(attached)
 }
@@ -136,12 +141,21 @@ fn common_tokenizer(attached: &[Attached]) -> Result<Arc<RunTokenizer>, String> 
     }
 }
 
+/// Begins to answer a question that was planned.
+async fn execute(mut state: SessionState, plan: LogicalPlan) -> Result<SendableRecordBatchStream, DataFusionError> {
+    let plan = state.optimize(&plan)?;
+    let config = state.config().clone().with_batch_size(rows_at_once(&plan)?);
+    *state.config_mut() = config;
+    let plan = state.query_planner().create_physical_plan(&plan, &state).await?;
+    execute_stream(plan, Arc::new(TaskContext::from(&state)))
+}
+
 impl Session {
     /// `attached` is not empty.
     async fn over(mut attached: Vec<Attached>, memory: usize, runtime: Arc<RuntimeEnv>) -> Result<Self> {
         let config = SessionConfig::new()
             .with_target_partitions(PARTITIONS)
-            .with_batch_size(BATCH_ROWS)
+            .with_batch_size(FEW)
             // Each sort keeps this back for merging what it spilt; the default suits a larger memory.
             .with_sort_spill_reservation_bytes((memory / 16).min(10 << 20))
             .with_information_schema(true)
@@ -242,11 +256,8 @@ impl Session {
         }
         let is_explain = is_explain(&statement);
         let plan = state.statement_to_plan(statement).await.map_err(|error| self.explain(&error))?;
-        let only_reads = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-        only_reads.verify_plan(&plan).map_err(|error| self.explain(&error))?;
-        let frame = self.context.execute_logical_plan(plan).await.map_err(|error| self.explain(&error))?;
-        let stream = frame.execute_stream().await.map_err(|error| self.explain(&error))?;
-        let answer = Answer::new(stream);
+        only_reads().verify_plan(&plan).map_err(|error| self.explain(&error))?;
+        let answer = Answer::new(execute(state, plan).await.map_err(|error| self.explain(&error))?);
         match is_explain {
             true => self.answer(describe::plan_lines(&answer.collect().await?)?).await,
             false => Ok(answer),

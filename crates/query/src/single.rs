@@ -1,8 +1,8 @@
 //! SQL over rows that are no store's: the results of many runs, one row each.
 
-use crate::{Answer, QueryError, Result};
+use crate::{Answer, QueryError, Result, statement::only_reads};
 use arrow::array::RecordBatch;
-use datafusion::{error::DataFusionError, prelude::SQLOptions, prelude::SessionContext};
+use datafusion::{error::DataFusionError, prelude::SessionContext};
 
 /// The answer to `sql` over one table `name` of `rows`.
 ///
@@ -12,8 +12,7 @@ pub async fn ask(name: &str, rows: RecordBatch, sql: &str) -> Result<Answer> {
     let failed = |error: DataFusionError| QueryError::Sql(error.find_root().to_string());
     let context = SessionContext::new();
     context.register_batch(name, rows).map_err(failed)?;
-    let only_reads = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-    let frame = context.sql_with_options(sql, only_reads).await.map_err(failed)?;
+    let frame = context.sql_with_options(sql, only_reads()).await.map_err(failed)?;
     Ok(Answer::new(frame.execute_stream().await.map_err(failed)?))
 }
 

@@ -1,7 +1,10 @@
 //! What a statement is, before it is planned.
 
 use crate::{QueryError, Result};
-use datafusion::sql::{parser::Statement, sqlparser::ast};
+use datafusion::{
+    prelude::SQLOptions,
+    sql::{parser::Statement, sqlparser::ast},
+};
 use std::collections::VecDeque;
 
 /// The one statement there is.
@@ -19,6 +22,11 @@ pub(crate) fn is_explain(statement: &Statement) -> bool {
         Statement::Statement(statement) => matches!(statement.as_ref(), ast::Statement::Explain { .. }),
         _ => false,
     }
+}
+
+/// Plans of such a kind are asked: none that would change anything.
+pub(crate) fn only_reads() -> SQLOptions {
+    SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false)
 }
 
 /// Lets only what reads pass.

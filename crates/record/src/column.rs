@@ -77,6 +77,24 @@ impl<T: ArrowNativeType> ListColumn<T> {
     pub fn optional_row(&self, i: usize) -> Option<&[T]> {
         self.nulls.as_ref().is_none_or(|nulls| nulls.is_valid(i)).then(|| self.row(i))
     }
+
+    /// Where each row's list begins, and the last ends.
+    pub fn offsets(&self) -> &[i32] {
+        &self.offsets
+    }
+
+    /// The lists of all rows end to end.
+    pub fn all(&self) -> &[T] {
+        within(&self.offsets, &self.values)
+    }
+
+    pub fn is_all_null(&self) -> bool {
+        is_all_null(self.nulls.as_ref())
+    }
+
+    pub fn has_nulls(&self) -> bool {
+        self.nulls.as_ref().is_some_and(|nulls| nulls.null_count() > 0)
+    }
 }
 
 /// A `list<list<T>>` column.
@@ -105,6 +123,42 @@ impl<T: ArrowNativeType> NestedColumn<T> {
         let (start, end) = (self.rows[i] as usize, self.rows[i + 1] as usize);
         Lists { offsets: &self.offsets[start..=end], values: &self.values }
     }
+
+    /// Where each row's positions begin, and the last ends.
+    pub fn rows(&self) -> &[i32] {
+        &self.rows
+    }
+
+    /// Where each position's list begins, and the last ends, of all rows.
+    pub fn offsets(&self) -> &[i32] {
+        &self.offsets[self.rows[0] as usize..=self.rows[self.rows.len() - 1] as usize]
+    }
+
+    /// The lists of all positions end to end.
+    pub fn all(&self) -> &[T] {
+        within(self.offsets(), &self.values)
+    }
+
+    pub fn is_all_null(&self) -> bool {
+        is_all_null(self.nulls.as_ref())
+    }
+
+    pub fn has_nulls(&self) -> bool {
+        self.nulls.as_ref().is_some_and(|nulls| nulls.null_count() > 0)
+    }
+}
+
+fn within<'a, T>(offsets: &[i32], values: &'a [T]) -> &'a [T] {
+    &values[offsets[0] as usize..offsets[offsets.len() - 1] as usize]
+}
+
+fn is_all_null(nulls: Option<&NullBuffer>) -> bool {
+    nulls.is_some_and(|nulls| nulls.null_count() == nulls.len())
+}
+
+/// Whether all of `values` hold. Without a branch a value, so that many are compared at once; in pieces, to end soon where one does not.
+pub(crate) fn all_hold<T: Copy>(values: &[T], holds: impl Fn(T) -> bool) -> bool {
+    values.chunks(4096).all(|piece| piece.iter().fold(true, |all, value| all & holds(*value)))
 }
 
 /// A plain column of that name.

@@ -47,7 +47,7 @@ pub use error::RecordError;
 pub use ids::{Digest, PolicyVersion};
 pub use kept::{Pin, Retirement};
 pub use named::What;
-pub use packed::{Codec, Packing, pack, unpack, unpack_within};
+pub use packed::{Codec, Packing, pack, stored_columns, unpack, unpack_within};
 pub use ragged::Ragged;
 pub use replay::{Parent, ReplayOrder, Replayed};
 pub use rollouts::{NewRollout, Rollout, RolloutBatch, RolloutBatchInfo, rollout_id};

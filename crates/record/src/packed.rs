@@ -13,7 +13,7 @@ use codec::{
     DrawColumn, EncodeError, Layout, Level, PackedDraws, PackedTop, TopColumn, encode_draws, encode_top, truncate,
 };
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// What the name of a packed column begins with.
 const PREFIX: &str = "packed_";
@@ -219,6 +219,14 @@ pub fn unpack_within(batch: RecordBatch, budget: &Budget) -> Result<RecordBatch,
     let kept: Vec<usize> = (0..columns.len()).filter(|i| !schema.field(*i).name().starts_with(PREFIX)).collect();
     let batch = RecordBatch::try_new(schema, columns)?;
     Ok(batch.project(&kept)?)
+}
+
+/// The columns of a file that have to be read for those called `columns`, however the file is packed.
+pub fn stored_columns(columns: &[String]) -> BTreeSet<String> {
+    let is_wanted = |name: &str| columns.iter().any(|column| column == name);
+    let groups = GROUPS.iter().filter(|group| group.columns().into_iter().any(is_wanted));
+    let of_groups = groups.flat_map(|group| group.columns().into_iter().chain([group.name, group.along]));
+    columns.iter().cloned().chain(of_groups.map(str::to_string)).collect()
 }
 
 /// The plain columns of a group, as the codec takes them.

@@ -1,5 +1,7 @@
 //! A batch of rollouts: one unit's rows, of one policy version and one teacher, as a checked view over Arrow columns.
 
+mod whole;
+
 use crate::{
     Finish, Lists, PolicyVersion, RecordError, Sample, column,
     column::{Floats, Ints, Longs, NestedFloats, NestedInts},
@@ -150,13 +152,20 @@ impl RolloutBatch {
     /// # Errors
     /// [`RecordError::Schema`] or [`RecordError::Row`] with the first thing that does not hold.
     pub fn try_new(batch: RecordBatch) -> Result<Self, RecordError> {
+        let view = Self::over(batch)?;
+        view.check()?;
+        Ok(view)
+    }
+
+    /// Its columns, each of its schema's type; what they say is not checked.
+    fn over(batch: RecordBatch) -> Result<Self, RecordError> {
         let batch = schema::up_to_date(batch, &schema::ROLLOUTS)?;
         if batch.num_rows() == 0 {
             return Err(RecordError::Schema { what: "rows".into(), expected: "at least 1".into(), found: "0".into() });
         }
         let versions = column::primitive::<Int64Type>(&batch, "policy_version")?;
         let teachers = column::text(&batch, "teacher_id")?;
-        let view = Self {
+        Ok(Self {
             policy_version: PolicyVersion(versions[0] as u64),
             teacher_id: teachers.value(0).to_string(),
             rollout_id: column::text(&batch, "rollout_id")?,
@@ -179,28 +188,36 @@ impl RolloutBatch {
             seed: column::primitive::<Int64Type>(&batch, "seed")?,
             draws_taken: Ints::of::<Int32Type>(&batch, "draws_taken")?,
             batch,
-        };
-        let spans = Longs::of::<Int64Type>(&view.batch, "span_versions")?;
-        for row in 0..view.len() {
+        })
+    }
+
+    fn check(&self) -> Result<(), RecordError> {
+        let versions = column::primitive::<Int64Type>(&self.batch, "policy_version")?;
+        let teachers = column::text(&self.batch, "teacher_id")?;
+        let spans = Longs::of::<Int64Type>(&self.batch, "span_versions")?;
+        let is_whole = self.is_whole();
+        for row in 0..self.len() {
             let fault =
                 |column, expected: String, found: String| Err(RecordError::Row { row, column, expected, found });
             if versions[row] != versions[0] || versions[row] < 0 {
                 return fault("policy_version", format!("{}, as in row 0", versions[0]), versions[row].to_string());
             }
-            if teachers.value(row) != view.teacher_id {
-                return fault("teacher_id", format!("`{}`, as in row 0", view.teacher_id), teachers.value(row).into());
+            if teachers.value(row) != self.teacher_id {
+                return fault("teacher_id", format!("`{}`, as in row 0", self.teacher_id), teachers.value(row).into());
             }
             if let Some(oldest) = spans.optional_row(row).and_then(|spans| spans.iter().min())
                 && *oldest != versions[row]
             {
                 return fault("span_versions", format!("{} as the oldest", versions[row]), oldest.to_string());
             }
-            if !(view.temperature[row] > 0.0 && view.temperature[row].is_finite()) {
-                return fault("temperature", "a number above 0".into(), view.temperature[row].to_string());
+            if !(self.temperature[row] > 0.0 && self.temperature[row].is_finite()) {
+                return fault("temperature", "a number above 0".into(), self.temperature[row].to_string());
             }
-            check_row(row, &view.row(row))?;
+            if !is_whole {
+                check_row(row, &self.row(row))?;
+            }
         }
-        Ok(view)
+        Ok(())
     }
 
     /// Number of rollouts.

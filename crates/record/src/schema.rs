@@ -2,7 +2,7 @@
 
 use crate::{RecordError, packed};
 use arrow::{
-    array::{RecordBatch, new_null_array},
+    array::{Array, RecordBatch, RecordBatchOptions, new_null_array},
     datatypes::{DataType, Field, Schema, SchemaRef},
 };
 use serde::Deserialize;
@@ -88,7 +88,6 @@ pub(crate) fn item_field(item: DataType) -> Arc<Field> {
 /// As [`check`].
 pub fn up_to_date(batch: RecordBatch, expected: &Schema) -> Result<RecordBatch, RecordError> {
     let batch = packed::unpack(batch)?;
-    let version = |schema: &Schema| schema.metadata.get(SCHEMA_VERSION).and_then(|text| text.parse::<u32>().ok());
     let found = batch.schema();
     let batch = match (version(&found), version(expected)) {
         (Some(theirs), Some(ours)) if theirs < ours => {
@@ -107,6 +106,49 @@ pub fn up_to_date(batch: RecordBatch, expected: &Schema) -> Result<RecordBatch, 
     };
     check(&batch, expected)?;
     Ok(batch)
+}
+
+/// The columns of `batch` that are called `columns`, in that order, as columns of `expected`: unpacked, and full of nulls where the
+/// batch is of an earlier version that lacks one. `batch` may be short of columns that [`packed::stored_columns`] does not name.
+///
+/// # Errors
+/// [`RecordError::Schema`] with the first column that is not there or is another than `expected` says.
+pub fn select(batch: RecordBatch, expected: &Schema, columns: &[String]) -> Result<RecordBatch, RecordError> {
+    let batch = packed::unpack(batch)?;
+    let found = batch.schema();
+    let is_earlier = match (version(&found), version(expected)) {
+        (Some(theirs), Some(ours)) => theirs < ours,
+        _ => false,
+    };
+    let (mut fields, mut arrays) = (Vec::new(), Vec::new());
+    for name in columns {
+        let difference = |expected: &str, found: &str| RecordError::Schema {
+            what: format!("column `{name}`"),
+            expected: expected.into(),
+            found: found.into(),
+        };
+        let unknown = || difference("a column of the schema", "no such column");
+        let (_, field) = expected.fields().find(name).ok_or_else(unknown)?;
+        let array = match batch.column_by_name(name) {
+            Some(array) => array.clone(),
+            None if is_earlier => new_null_array(field.data_type(), batch.num_rows()),
+            None => return Err(difference("to be there", "nothing")),
+        };
+        if array.data_type() != field.data_type() {
+            return Err(difference(&field.data_type().to_string(), &array.data_type().to_string()));
+        }
+        if !field.is_nullable() && array.null_count() > 0 {
+            return Err(difference("no nulls", &format!("{} nulls", array.null_count())));
+        }
+        fields.push(field.clone());
+        arrays.push(array);
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)?)
+}
+
+fn version(schema: &Schema) -> Option<u32> {
+    schema.metadata.get(SCHEMA_VERSION)?.parse().ok()
 }
 
 /// Checks that `batch` has the name, version, columns and types of `expected`, and nulls only where they are allowed.

@@ -1,5 +1,7 @@
 //! A batch of teacher scores, and the zip of it with the rollouts it scores.
 
+mod whole;
+
 use crate::{
     Lists, RecordError, Rollout, RolloutBatch, Score, column,
     column::{Floats, NestedFloats, NestedInts},
@@ -56,28 +58,10 @@ impl ScoredBatch {
     /// # Errors
     /// As [`ScoredBatch::zip`]: scores that do not fit their rollouts.
     pub fn encode(rollouts: RolloutBatch, scores: &[Score]) -> Result<Self, RecordError> {
-        let n = rollouts.len();
-        if scores.len() != n {
-            return Err(rows_differ(n, scores.len()));
+        if scores.len() != rollouts.len() {
+            return Err(rows_differ(rollouts.len(), scores.len()));
         }
-        let draws = || scores.iter().map(|s| s.teacher_draws.as_ref());
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(StringArray::from_iter_values(rollouts.rows().map(|row| row.rollout_id))),
-            Arc::new(StringArray::from_iter_values((0..n).map(|_| rollouts.teacher_id()))),
-            column::optional_list::<Int32Type>((0..n).map(|_| None)),
-            column::list::<Float32Type>(scores.iter().map(|s| s.teacher_logprobs.as_slice())),
-            column::nested::<Int32Type>(scores.iter().map(|s| &s.teacher_top_ids)),
-            column::nested::<Float32Type>(scores.iter().map(|s| &s.teacher_top_logprobs)),
-            column::list::<Float32Type>(scores.iter().map(|s| s.teacher_tail_logprobs.as_slice())),
-            column::nested::<Float32Type>(scores.iter().map(|s| &s.draw_teacher_logprobs)),
-            column::nested::<Float32Type>(scores.iter().map(|s| &s.sampler_top_teacher_logprobs)),
-            column::list::<Float32Type>(scores.iter().map(|s| s.sampler_top_teacher_tail_logprobs.as_slice())),
-            column::optional_list::<Float32Type>(scores.iter().map(|s| s.teacher_entropy.as_deref())),
-            column::optional_nested::<Int32Type>(draws().map(|draws| draws.map(|draws| &draws.ids))),
-            column::optional_nested::<Int32Type>(draws().map(|draws| draws.map(|draws| &draws.counts))),
-            column::optional_nested::<Float32Type>(draws().map(|draws| draws.map(|draws| &draws.logprobs))),
-        ];
-        let scores = RecordBatch::try_new(schema::SCORES.clone(), columns)?;
+        let scores = columns(&rollouts, scores)?;
         Self::zip(rollouts, scores)
     }
 
@@ -86,12 +70,18 @@ impl ScoredBatch {
     /// # Errors
     /// [`RecordError::Schema`] or [`RecordError::Row`] with the first thing that does not hold.
     pub fn zip(rollouts: RolloutBatch, scores: RecordBatch) -> Result<Self, RecordError> {
+        let view = Self::over(rollouts, scores)?;
+        view.check()?;
+        Ok(view)
+    }
+
+    /// The columns side by side, as many rows of each and of its schema's types; what they say is not checked.
+    fn over(rollouts: RolloutBatch, scores: RecordBatch) -> Result<Self, RecordError> {
         let scores = schema::up_to_date(scores, &schema::SCORES)?;
         if scores.num_rows() != rollouts.len() {
             return Err(rows_differ(rollouts.len(), scores.num_rows()));
         }
-        let (ids, teachers) = (column::text(&scores, "rollout_id")?, column::text(&scores, "teacher_id")?);
-        let view = Self {
+        Ok(Self {
             teacher_logprobs: Floats::of::<Float32Type>(&scores, "teacher_logprobs")?,
             teacher_top_ids: NestedInts::of::<Int32Type>(&scores, "teacher_top_ids")?,
             teacher_top_logprobs: NestedFloats::of::<Float32Type>(&scores, "teacher_top_logprobs")?,
@@ -105,21 +95,28 @@ impl ScoredBatch {
             teacher_draw_logprobs: NestedFloats::of::<Float32Type>(&scores, "teacher_draw_logprobs")?,
             rollouts,
             scores,
-        };
-        for row in 0..view.len() {
-            let scored = view.row(row);
+        })
+    }
+
+    fn check(&self) -> Result<(), RecordError> {
+        let (ids, teachers) = (column::text(&self.scores, "rollout_id")?, column::text(&self.scores, "teacher_id")?);
+        let is_whole = self.is_whole();
+        for row in 0..self.len() {
+            let scored = self.row(row);
             if ids.value(row) != scored.rollout.rollout_id {
                 let expected = format!("`{}`, as in the rollout batch", scored.rollout.rollout_id);
                 return Err(RecordError::Row { row, column: "rollout_id", expected, found: ids.value(row).into() });
             }
-            let (expected, found) = (view.rollouts.teacher_id(), teachers.value(row));
+            let (expected, found) = (self.rollouts.teacher_id(), teachers.value(row));
             if expected != found {
                 let expected = format!("`{expected}`, as in the rollout batch");
                 return Err(RecordError::Row { row, column: "teacher_id", expected, found: found.into() });
             }
-            check_row(row, &scored)?;
+            if !is_whole {
+                check_row(row, &scored)?;
+            }
         }
-        Ok(view)
+        Ok(())
     }
 
     /// Number of rows.
@@ -167,6 +164,29 @@ impl ScoredBatch {
     pub fn rows(&self) -> impl ExactSizeIterator<Item = ScoredRollout<'_>> {
         (0..self.len()).map(|i| self.row(i))
     }
+}
+
+/// `scores` as columns, one score a row of `rollouts`; whether they fit is not checked.
+fn columns(rollouts: &RolloutBatch, scores: &[Score]) -> Result<RecordBatch, RecordError> {
+    let n = rollouts.len();
+    let draws = || scores.iter().map(|s| s.teacher_draws.as_ref());
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(rollouts.rows().map(|row| row.rollout_id))),
+        Arc::new(StringArray::from_iter_values((0..n).map(|_| rollouts.teacher_id()))),
+        column::optional_list::<Int32Type>((0..n).map(|_| None)),
+        column::list::<Float32Type>(scores.iter().map(|s| s.teacher_logprobs.as_slice())),
+        column::nested::<Int32Type>(scores.iter().map(|s| &s.teacher_top_ids)),
+        column::nested::<Float32Type>(scores.iter().map(|s| &s.teacher_top_logprobs)),
+        column::list::<Float32Type>(scores.iter().map(|s| s.teacher_tail_logprobs.as_slice())),
+        column::nested::<Float32Type>(scores.iter().map(|s| &s.draw_teacher_logprobs)),
+        column::nested::<Float32Type>(scores.iter().map(|s| &s.sampler_top_teacher_logprobs)),
+        column::list::<Float32Type>(scores.iter().map(|s| s.sampler_top_teacher_tail_logprobs.as_slice())),
+        column::optional_list::<Float32Type>(scores.iter().map(|s| s.teacher_entropy.as_deref())),
+        column::optional_nested::<Int32Type>(draws().map(|draws| draws.map(|draws| &draws.ids))),
+        column::optional_nested::<Int32Type>(draws().map(|draws| draws.map(|draws| &draws.counts))),
+        column::optional_nested::<Float32Type>(draws().map(|draws| draws.map(|draws| &draws.logprobs))),
+    ];
+    Ok(RecordBatch::try_new(schema::SCORES.clone(), columns)?)
 }
 
 fn rows_differ(rollouts: usize, scores: usize) -> RecordError {

@@ -1,6 +1,6 @@
 //! What the jobs store: batches of rollouts and of scores, step records, weights and moments.
 
-use crate::{Key, Result, Store, StoreError, ipc};
+use crate::{Key, Result, Store, StoreError, ipc, object::Fetched};
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use bytes::Bytes;
 use record::{
@@ -95,8 +95,7 @@ impl Store {
     /// # Errors
     /// As [`Store::get_rollouts`].
     pub async fn get_rollouts_within(&self, object: &ObjectRef, budget: Budget) -> Result<RolloutBatch> {
-        let check = move |batch| RolloutBatch::try_new(record::unpack_within(batch, &budget)?);
-        self.get_columns(object, &ROLLOUTS, budget, check).await
+        self.get_columns(object, &ROLLOUTS, budget, move |batch| open_rollouts(batch, &budget)).await
     }
 
     /// The columns of a batch of scores, checked against their schema alone.
@@ -112,8 +111,7 @@ impl Store {
     /// # Errors
     /// As [`Store::get_rollouts`].
     pub async fn get_scores_within(&self, object: &ObjectRef, budget: Budget) -> Result<RecordBatch> {
-        let check = move |batch| schema::up_to_date(record::unpack_within(batch, &budget)?, &SCORES);
-        self.get_columns(object, &SCORES, budget, check).await
+        self.get_columns(object, &SCORES, budget, move |batch| open_scores(batch, &budget)).await
     }
 
     /// What the learner saw in a step.
@@ -142,6 +140,14 @@ impl Store {
         scores: &ObjectRef,
         budget: Budget,
     ) -> Result<ScoredBatch> {
+        let is_moved = |object: &ObjectRef| self.place_of(&object.key).is_some();
+        if !is_moved(rollouts) && !is_moved(scores) {
+            match self.get_both(rollouts, scores, budget).await {
+                // It may have been moved since the log was read.
+                Err(StoreError::Missing { .. }) => {}
+                read => return read,
+            }
+        }
         let (of_rollouts, of_scores) =
             (self.get_rollouts_within(rollouts, budget), self.get_scores_within(scores, budget));
         let (rollouts, columns) = futures::future::try_join(of_rollouts, of_scores).await?;
@@ -150,6 +156,38 @@ impl Store {
             ScoredBatch::zip_within(rollouts, columns, &budget).map_err(|reason| StoreError::Invalid { key, reason })
         };
         self.blocking(&scores.key, zip).await
+    }
+
+    /// The same of objects that lie where they were put: one piece of work for both, as to hand a batch from thread to thread takes longer
+    /// than to map it.
+    async fn get_both(&self, rollouts: &ObjectRef, scores: &ObjectRef, budget: Budget) -> Result<ScoredBatch> {
+        let fetched = futures::future::try_join(self.fetch(rollouts), self.fetch(scores)).await?;
+        let (store, rollouts, scores) = (self.clone(), rollouts.clone(), scores.clone());
+        self.blocking(&scores.key.clone(), move || {
+            let rollouts =
+                store.decode(&rollouts, fetched.0, &ROLLOUTS, |_| true, |batch| open_rollouts(batch, &budget))?;
+            let columns = store.decode(&scores, fetched.1, &SCORES, |_| true, |batch| open_scores(batch, &budget))?;
+            let zipped = ScoredBatch::zip_within(rollouts, columns, &budget);
+            zipped.map_err(|reason| StoreError::Invalid { key: scores.key, reason })
+        })
+        .await
+    }
+
+    /// The columns of a batch or step record that are called `columns`, in that order; `schema` is one of [`record::schema`]. No others
+    /// are looked at, and these are checked against their schema alone: what they say of each other is not.
+    ///
+    /// # Errors
+    /// As [`Store::get_rollouts`]; [`StoreError::Invalid`] if the schema has no column of one of the names.
+    pub async fn get_some(
+        &self,
+        object: &ObjectRef,
+        schema: &'static SchemaRef,
+        columns: Vec<String>,
+    ) -> Result<RecordBatch> {
+        let (budget, stored) = (packed_columns(&columns), record::stored_columns(&columns));
+        // Of what was moved, the groups that are not wanted are there and empty.
+        let select = move |batch| schema::select(record::unpack_within(batch, &budget)?, schema, &columns);
+        self.get_wanted(object, schema, budget, move |name| stored.contains(name), select).await
     }
 
     async fn put_packed(
@@ -180,45 +218,106 @@ impl Store {
     async fn get_columns<T: Send + 'static>(
         &self,
         object: &ObjectRef,
-        schema: &SchemaRef,
+        schema: &'static SchemaRef,
         budget: Budget,
-        check: impl FnOnce(RecordBatch) -> Result<T, RecordError> + Send + 'static,
+        check: impl FnOnce(RecordBatch) -> Result<T, RecordError> + Clone + Send + 'static,
     ) -> Result<T> {
-        let batch = self.get_batch(object, schema, budget).await?;
+        self.get_wanted(object, schema, budget, |_| true, check).await
+    }
+
+    /// What `check` makes of the columns of an object that are `wanted`, wherever its rows lie by now.
+    async fn get_wanted<T: Send + 'static>(
+        &self,
+        object: &ObjectRef,
+        schema: &'static SchemaRef,
+        budget: Budget,
+        wanted: impl Fn(&str) -> bool + Send + 'static,
+        check: impl FnOnce(RecordBatch) -> Result<T, RecordError> + Clone + Send + 'static,
+    ) -> Result<T> {
+        let place = match self.place_of(&object.key) {
+            Some(place) => place,
+            None => {
+                let missing = match self.get_put(object, schema, wanted, check.clone()).await {
+                    Err(missing @ StoreError::Missing { .. }) => missing,
+                    read => return read,
+                };
+                // Moved since the log was read, or before, by a process that knows of it from a snapshot alone.
+                match self.look_for(&object.key).await {
+                    Ok(Some(place)) => place,
+                    Err(error) if !error.is_of_one_object() => return Err(error),
+                    // It is gone; that the log is damaged as well is told by whoever reads it.
+                    Ok(None) | Err(_) => return Err(missing),
+                }
+            }
+        };
+        let batch = self.get_moved(object, place, schema, budget).await?;
         let key = object.key.clone();
         self.blocking(&object.key, move || check(batch).map_err(|reason| StoreError::Invalid { key, reason })).await
     }
 
-    /// The columns of an object as they lie in it, wherever its rows lie by now.
-    async fn get_batch(&self, object: &ObjectRef, schema: &SchemaRef, budget: Budget) -> Result<RecordBatch> {
-        if let Some(place) = self.place_of(&object.key) {
-            return self.get_moved(object, place, schema, budget).await;
-        }
-        let missing = match self.get_own(object, schema).await {
-            Err(missing @ StoreError::Missing { .. }) => missing,
-            read => return read,
-        };
-        // Moved since the log was read, or before, by a process that knows of it from a snapshot alone.
-        match self.look_for(&object.key).await {
-            Ok(Some(place)) => self.get_moved(object, place, schema, budget).await,
-            Err(error) if !error.is_of_one_object() => Err(error),
-            // It is gone; that the log is damaged as well is told by whoever reads it.
-            Ok(None) | Err(_) => Err(missing),
-        }
+    /// The same of an object that lies where it was put.
+    async fn get_put<T: Send + 'static>(
+        &self,
+        object: &ObjectRef,
+        schema: &SchemaRef,
+        wanted: impl Fn(&str) -> bool + Send + 'static,
+        check: impl FnOnce(RecordBatch) -> Result<T, RecordError> + Send + 'static,
+    ) -> Result<T> {
+        let fetched = self.fetch(object).await?;
+        let (store, object, schema) = (self.clone(), object.clone(), schema.clone());
+        self.blocking(&object.key.clone(), move || store.decode(&object, fetched, &schema, wanted, check)).await
     }
 
-    /// The columns of an object that lies where it was put.
+    /// The columns of an object that lies where it was put, as they lie in it.
     pub(crate) async fn get_own(&self, object: &ObjectRef, schema: &SchemaRef) -> Result<RecordBatch> {
-        let bytes = self.get(object).await?;
-        let (key, schema) = (object.key.clone(), schema.clone());
-        let decode = move || {
-            ipc::decode(bytes, &schema).map_err(|fault| match fault {
-                ipc::Fault::Malformed(found) => {
-                    StoreError::Corrupt { key, expected: "a batch as an Arrow file".into(), found }
-                }
-                ipc::Fault::Newer(found, newest) => StoreError::NewerFormat { key, found, newest },
-            })
-        };
-        self.blocking(&object.key, decode).await
+        self.get_put(object, schema, |_| true, Ok).await
     }
+
+    /// What `check` makes of the batch in `object`. Blocks.
+    fn decode<T>(
+        &self,
+        object: &ObjectRef,
+        fetched: Fetched,
+        schema: &SchemaRef,
+        wanted: impl Fn(&str) -> bool,
+        check: impl FnOnce(RecordBatch) -> Result<T, RecordError>,
+    ) -> Result<T> {
+        let key = || object.key.clone();
+        let bytes = self.open_object(object, fetched)?;
+        let batch = ipc::decode(bytes, schema, wanted).map_err(|fault| match fault {
+            ipc::Fault::Malformed(found) => {
+                StoreError::Corrupt { key: key(), expected: "a batch as an Arrow file".into(), found }
+            }
+            ipc::Fault::Newer(found, newest) => StoreError::NewerFormat { key: key(), found, newest },
+        })?;
+        check(batch).map_err(|reason| StoreError::Invalid { key: key(), reason })
+    }
+}
+
+/// Nothing of the groups of columns of which none is wanted. What a teacher says of draws or of a top-k goes with them.
+fn packed_columns(columns: &[String]) -> Budget {
+    let read = |group: &[&str]| match group.iter().any(|name| columns.iter().any(|column| column == name)) {
+        true => None,
+        false => Some(0),
+    };
+    Budget {
+        draws: read(&["draw_ids", "draw_counts", "draw_logprobs", "draw_teacher_logprobs"]),
+        teacher_draws: read(&["teacher_draw_ids", "teacher_draw_counts", "teacher_draw_logprobs"]),
+        teacher_top_k: read(&["teacher_top_ids", "teacher_top_logprobs", "teacher_tail_logprobs"]),
+        sampler_top_k: read(&[
+            "sampler_top_ids",
+            "sampler_top_logprobs",
+            "sampler_tail_logprobs",
+            "sampler_top_teacher_logprobs",
+            "sampler_top_teacher_tail_logprobs",
+        ]),
+    }
+}
+
+fn open_rollouts(batch: RecordBatch, budget: &Budget) -> Result<RolloutBatch, RecordError> {
+    RolloutBatch::try_new(record::unpack_within(batch, budget)?)
+}
+
+fn open_scores(batch: RecordBatch, budget: &Budget) -> Result<RecordBatch, RecordError> {
+    schema::up_to_date(record::unpack_within(batch, budget)?, &SCORES)
 }

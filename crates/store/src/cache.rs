@@ -78,7 +78,7 @@ impl Cache {
     pub fn get(&self, object: &ObjectRef) -> Option<Bytes> {
         let path = self.path(object);
         let bytes = match map(&path) {
-            Ok(bytes) => bytes,
+            Ok((bytes, _)) => bytes,
             Err(error) => {
                 if error.kind() != ErrorKind::NotFound {
                     self.warn(&error);

@@ -54,8 +54,9 @@ pub(crate) fn encode(batch: &RecordBatch) -> Result<Bytes, ArrowError> {
     Ok(writer.into_inner()?.into())
 }
 
-/// The record batch of an IPC file that follows `expected`, as views into `bytes`.
-pub(crate) fn decode(bytes: Bytes, expected: &SchemaRef) -> Result<RecordBatch, Fault> {
+/// The record batch of an IPC file that follows `expected`, as views into `bytes`: the columns alone whose names are `wanted`. The values
+/// of others are not looked at.
+pub(crate) fn decode(bytes: Bytes, expected: &SchemaRef, wanted: impl Fn(&str) -> bool) -> Result<RecordBatch, Fault> {
     let file = Buffer::from(bytes);
     if file.len() < 8 + TRAILER || !file.starts_with(MAGIC) {
         return Err(malformed("it is not an Arrow file"));
@@ -72,9 +73,12 @@ pub(crate) fn decode(bytes: Bytes, expected: &SchemaRef) -> Result<RecordBatch, 
         entries.iter().find(|entry| entry.key() == Some(wanted))?.value()
     };
     check_name(of(SCHEMA_NAME).unwrap_or_default(), of(SCHEMA_VERSION).unwrap_or_default(), expected)?;
-    let mut layout = Vec::new();
-    for field in schema.fields().ok_or_else(|| malformed("its schema has no columns"))? {
+    let (mut layout, mut projection) = (Vec::new(), Vec::new());
+    for (i, field) in schema.fields().ok_or_else(|| malformed("its schema has no columns"))?.iter().enumerate() {
         check_type(&field, DEPTH, &mut layout)?;
+        if field.name().is_some_and(&wanted) {
+            projection.push(i);
+        }
     }
     if footer.dictionaries().is_some_and(|dictionaries| !dictionaries.is_empty()) {
         return Err(malformed("it has dictionaries"));
@@ -86,7 +90,7 @@ pub(crate) fn decode(bytes: Bytes, expected: &SchemaRef) -> Result<RecordBatch, 
     let block = blocks.get(0);
     let data = cut(&file, block, footer_start)?;
     check_message(&data, block, &layout)?;
-    let decoder = FileDecoder::new(Arc::new(fb_to_schema(schema)), footer.version());
+    let decoder = FileDecoder::new(Arc::new(fb_to_schema(schema)), footer.version()).with_projection(projection);
     decoder.read_record_batch(block, &data)?.ok_or_else(|| malformed("its record batch is empty"))
 }
 
@@ -250,8 +254,12 @@ mod tests {
         NewRollout { unit: 1, prompt_id: 9, sample_index: i, source, prompt_ids, seed: 7, sample }
     }
 
+    fn whole(bytes: Bytes, expected: &SchemaRef) -> Result<RecordBatch, Fault> {
+        decode(bytes, expected, |_| true)
+    }
+
     fn fault(bytes: &[u8]) -> String {
-        match decode(Bytes::copy_from_slice(bytes), &ROLLOUTS) {
+        match whole(Bytes::copy_from_slice(bytes), &ROLLOUTS) {
             Err(Fault::Malformed(reason)) => reason,
             other => panic!("{other:?}"),
         }
@@ -261,15 +269,32 @@ mod tests {
     fn a_batch_reads_back_without_a_copy() {
         let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
         std::fs::write(&path, &*FILE).unwrap();
-        let file = crate::object::map(&path).unwrap();
+        let (file, _) = crate::object::map(&path).unwrap();
         let range = file.as_ptr_range();
-        let decoded = decode(file.clone(), &ROLLOUTS).unwrap();
+        let decoded = whole(file.clone(), &ROLLOUTS).unwrap();
         assert_eq!(&decoded, batch().as_record_batch());
         for column in decoded.columns() {
             for buffer in column.to_data().buffers().iter().filter(|buffer| !buffer.is_empty()) {
                 assert!(range.contains(&buffer.as_ptr()), "{}", column.data_type());
             }
         }
+    }
+
+    #[test]
+    fn columns_that_are_not_wanted_are_not_looked_at() {
+        let of = |bytes: Bytes, wanted: &[&str]| decode(bytes, &ROLLOUTS, |name| wanted.contains(&name));
+        let wanted = ["unit", "response_ids"];
+        let whole = batch();
+        let columns: Vec<usize> = wanted.iter().map(|name| ROLLOUTS.index_of(name).unwrap()).collect();
+        assert_eq!(of(FILE.clone(), &wanted).unwrap(), whole.as_record_batch().project(&columns).unwrap());
+        assert_eq!(of(FILE.clone(), &[]).unwrap().num_rows(), 3);
+        // The bytes of `source` are text no more, which only a reader of `source` finds.
+        let mut bytes = FILE.to_vec();
+        let at = bytes.windows(15).position(|text| text == b"aritharitharith").unwrap();
+        bytes[at] = 0xff;
+        let damaged = Bytes::from(bytes);
+        assert!(of(damaged.clone(), &wanted).is_ok());
+        assert!(matches!(of(damaged, &["source"]), Err(Fault::Malformed(reason)) if reason.contains("UTF8")));
     }
 
     #[test]
@@ -281,13 +306,13 @@ mod tests {
 
     #[test]
     fn another_schema_and_a_newer_version_are_told_apart() {
-        let Err(Fault::Malformed(reason)) = decode(FILE.clone(), &SCORES) else { panic!() };
+        let Err(Fault::Malformed(reason)) = whole(FILE.clone(), &SCORES) else { panic!() };
         assert_eq!(reason, "its schema is `rollouts`, not `scores`");
         let (columns, schema) = (batch().as_record_batch().columns().to_vec(), ROLLOUTS.as_ref().clone());
         let mut metadata = schema.metadata.clone();
         metadata.insert(SCHEMA_VERSION.into(), "99".into());
         let newer = RecordBatch::try_new(Arc::new(schema.with_metadata(metadata)), columns).unwrap();
-        assert_eq!(decode(encode(&newer).unwrap(), &ROLLOUTS), Err(Fault::Newer("99".into(), "2".into())));
+        assert_eq!(whole(encode(&newer).unwrap(), &ROLLOUTS), Err(Fault::Newer("99".into(), "2".into())));
     }
 
     proptest! {
@@ -301,7 +326,7 @@ mod tests {
                 let at = at.index(bytes.len());
                 bytes[at] ^= mask;
             }
-            if let Ok(batch) = decode(bytes.into(), &ROLLOUTS) {
+            if let Ok(batch) = whole(bytes.into(), &ROLLOUTS) {
                 let _ = RolloutBatch::try_new(batch);
             }
         }
@@ -318,7 +343,7 @@ mod tests {
             for (at, mask) in flips {
                 bytes[range.start + at.index(range.len())] ^= mask;
             }
-            if let Ok(batch) = decode(bytes.into(), &ROLLOUTS) {
+            if let Ok(batch) = whole(bytes.into(), &ROLLOUTS) {
                 let _ = RolloutBatch::try_new(batch);
             }
         }

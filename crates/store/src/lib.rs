@@ -45,6 +45,7 @@ mod backend;
 mod batches;
 mod cache;
 mod chance;
+mod checked;
 mod clock;
 mod durable;
 mod error;

@@ -1,6 +1,8 @@
 //! Immutable objects: put once to a unique key, read back whole and verified.
 
-use crate::{Key, Result, Store, StoreError, backend::PutFailure, chance::backoff, clock, keys::Kind};
+use crate::{
+    Key, Result, Store, StoreError, backend::PutFailure, chance::backoff, checked::FileState, clock, keys::Kind,
+};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use memmap2::Mmap;
@@ -22,6 +24,14 @@ pub struct Usage {
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,
+}
+
+/// An object on its way to whoever wants it.
+pub(crate) enum Fetched {
+    /// A file, which is still to be mapped and checked.
+    File(PathBuf),
+    /// Its bytes, checked.
+    Bytes(Bytes),
 }
 
 impl Store {
@@ -76,50 +86,90 @@ impl Store {
     }
 
     /// The bytes of an object: mapped where the store is a local folder or the cache has a copy, downloaded where not; length
-    /// and digest agree with the commit.
+    /// and digest agree with the commit. The digest of a local file that was not changed since is computed once a process.
     ///
     /// # Errors
     /// [`StoreError::Missing`] and [`StoreError::Corrupt`], or as the backend fails.
     pub async fn get(&self, object: &ObjectRef) -> Result<Bytes> {
-        let Some(cache) = self.cache() else { return self.get_stored(object).await };
+        let fetched = self.fetch(object).await?;
+        self.open_fetched(object, fetched).await
+    }
+
+    async fn open_fetched(&self, object: &ObjectRef, fetched: Fetched) -> Result<Bytes> {
+        match fetched {
+            Fetched::Bytes(bytes) => Ok(bytes),
+            file => {
+                let (store, of) = (self.clone(), object.clone());
+                self.blocking(&object.key, move || store.open_object(&of, file)).await
+            }
+        }
+    }
+
+    /// What there is to do for an object where nothing may block; [`Store::open_object`] does the rest.
+    pub(crate) async fn fetch(&self, object: &ObjectRef) -> Result<Fetched> {
+        let Some(cache) = self.cache() else { return self.fetch_stored(object).await };
         let (copies, wanted) = (cache.clone(), object.clone());
         if let Some(copy) = self.blocking(&object.key, move || Ok(copies.get(&wanted))).await? {
-            return Ok(copy);
+            return Ok(Fetched::Bytes(copy));
         }
         let bytes = self.get_stored(object).await?;
         let (copies, object, copy) = (cache.clone(), object.clone(), bytes.clone());
         let key = object.key.clone();
         self.blocking(&key, move || {
             copies.keep(&object, &copy);
-            Ok(bytes)
+            Ok(Fetched::Bytes(bytes))
         })
         .await
     }
 
     /// As [`Store::get`], from where it is stored and nowhere else.
     async fn get_stored(&self, object: &ObjectRef) -> Result<Bytes> {
-        let file = self.backend().file(&object.key);
-        let is_download = file.is_none();
-        if is_download && let Some(bytes) = self.held().take(object) {
-            if self.leaves() {
-                self.held().leave(object, &bytes, HELD_BYTES);
-            }
-            return Ok(bytes);
+        let fetched = self.fetch_stored(object).await?;
+        self.open_fetched(object, fetched).await
+    }
+
+    async fn fetch_stored(&self, object: &ObjectRef) -> Result<Fetched> {
+        if let Some(file) = self.backend().file(&object.key) {
+            self.backend().path(&object.key)?;
+            return Ok(Fetched::File(file));
         }
-        let bytes = match file {
-            Some(file) => self.map(&object.key, file).await?,
-            None => self.backend().read(&object.key).await?,
+        let bytes = match self.held().take(object) {
+            Some(bytes) => bytes,
+            None => {
+                let bytes = self.backend().read(&object.key).await?.ok_or_else(|| self.missing(object))?;
+                let of = object.clone();
+                self.blocking(&object.key, move || verify(&of, bytes)).await?
+            }
         };
-        let Some(bytes) = bytes else {
-            let (url, key) = (self.url().into(), object.key.clone());
-            return Err(StoreError::Missing { url, key, bytes: object.bytes, digest: object.digest });
-        };
-        let wanted = object.clone();
-        let bytes = self.blocking(&object.key, move || verify(&wanted, bytes)).await?;
-        if is_download && self.leaves() {
+        if self.leaves() {
             self.held().leave(object, &bytes, HELD_BYTES);
         }
+        Ok(Fetched::Bytes(bytes))
+    }
+
+    /// The bytes of what was fetched, with the object's length and digest. Blocks, and takes as long as SHA-256 does where it is the
+    /// first time.
+    pub(crate) fn open_object(&self, object: &ObjectRef, fetched: Fetched) -> Result<Bytes> {
+        let file = match fetched {
+            Fetched::Bytes(bytes) => return Ok(bytes),
+            Fetched::File(file) => file,
+        };
+        let (bytes, state) = match map(&file) {
+            Ok(mapped) => mapped,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(self.missing(object)),
+            Err(error) => return Err(self.backend().refused("read", &object.key, error.to_string())),
+        };
+        if self.checked().holds(object, &state) {
+            return Ok(bytes);
+        }
+        let bytes = verify(object, bytes)?;
+        self.checked().add(object, state);
         Ok(bytes)
+    }
+
+    pub(crate) fn missing(&self, object: &ObjectRef) -> StoreError {
+        let (url, key) = (self.url().into(), object.key.clone());
+        StoreError::Missing { url, key, bytes: object.bytes, digest: object.digest }
     }
 
     /// The bytes of a part of an object that begins at `offset`; `part` has the object's key and the part's length and digest. Of a
@@ -150,10 +200,7 @@ impl Store {
                 },
             },
         };
-        let Some(bytes) = bytes else {
-            let (url, key) = (self.url().into(), part.key.clone());
-            return Err(StoreError::Missing { url, key, bytes: part.bytes, digest: part.digest });
-        };
+        let bytes = bytes.ok_or_else(|| self.missing(part))?;
         let (part, copies) = (part.clone(), self.cache().cloned());
         self.blocking(&part.key.clone(), move || {
             let bytes = verify(&part, bytes)?;
@@ -192,10 +239,7 @@ impl Store {
                 let (expected, found) = (format!("{} bytes", object.bytes), format!("{length} bytes"));
                 Err(StoreError::Corrupt { key: object.key.clone(), expected, found })
             }
-            None => {
-                let (url, key) = (self.url().into(), object.key.clone());
-                Err(StoreError::Missing { url, key, bytes: object.bytes, digest: object.digest })
-            }
+            None => Err(self.missing(object)),
         }
     }
 
@@ -204,7 +248,7 @@ impl Store {
         let store = self.clone();
         let name = key.to_string();
         self.blocking(key, move || match map(&file) {
-            Ok(bytes) => Ok(Some(bytes)),
+            Ok((bytes, _)) => Ok(Some(bytes)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(store.backend().refused("read", &name, error.to_string())),
         })
@@ -235,19 +279,23 @@ impl Store {
     }
 }
 
-/// Maps a file of a store, or of its cache, into memory.
+/// Maps a file of a store, or of its cache, into memory. The state is from before, so that what is written to the file from then on
+/// gives another.
 #[expect(unsafe_code, reason = "mapping is what makes local reads free of copies; soundness is argued below")]
-pub(crate) fn map(file: &Path) -> std::io::Result<Bytes> {
+pub(crate) fn map(file: &Path) -> std::io::Result<(Bytes, FileState)> {
     let file = File::open(file)?;
-    if file.metadata()?.len() == 0 {
-        return Ok(Bytes::new());
+    let metadata = file.metadata()?;
+    let state = FileState::of(&metadata);
+    if metadata.len() == 0 {
+        return Ok((Bytes::new(), state));
     }
     // SAFETY: a map must not change while it is read. An object, or a copy of one in the cache, becomes a name only when all its
     // bytes are written (a temporary file is linked to its name, or renamed), no program of ours ever opens it for writing, and deleting it only takes the
     // name: the bytes stay as long as they are mapped. Whoever edits a store's files in place breaks its contract; the
-    // digest that is verified on each read finds such an edit unless it is made at that very moment.
+    // digest that is verified when a file is first read, and again when its state is another, finds such an edit unless it is made
+    // while the file is read.
     let map = unsafe { Mmap::map(&file)? };
-    Ok(Bytes::from_owner(map))
+    Ok((Bytes::from_owner(map), state))
 }
 
 /// `bytes`, if they are the object's.

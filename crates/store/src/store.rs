@@ -5,6 +5,7 @@ use crate::{
     archive::{Footers, Places},
     backend::Backend,
     cache::Cache,
+    checked::Checked,
     held::Held,
     history, simulated,
     waiting::Waiting,
@@ -27,6 +28,7 @@ struct Inner {
     backend: Backend,
     options: StoreOptions,
     cache: Option<Arc<Cache>>,
+    checked: Checked,
     held: Held,
     waiting: Waiting,
     places: Places,
@@ -71,8 +73,9 @@ impl Store {
 
     fn over(backend: Backend, options: StoreOptions, cache: Option<Cache>) -> Self {
         let (cache, waiting) = (cache.map(Arc::new), Waiting::default());
+        let (checked, held) = (Checked::default(), Held::default());
         let (places, footers) = (Places::default(), Footers::default());
-        let inner = Inner { backend, options, cache, held: Held::default(), waiting, places, footers };
+        let inner = Inner { backend, options, cache, checked, held, waiting, places, footers };
         Self { inner: Arc::new(inner), leaves: false }
     }
 
@@ -115,6 +118,10 @@ impl Store {
 
     pub(crate) fn backend(&self) -> &Backend {
         &self.inner.backend
+    }
+
+    pub(crate) fn checked(&self) -> &Checked {
+        &self.inner.checked
     }
 
     pub(crate) fn cache(&self) -> Option<&Arc<Cache>> {

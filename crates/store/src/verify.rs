@@ -89,6 +89,8 @@ impl Store {
     /// # Errors
     /// If the store cannot be read, holds no run, or one of a newer program. What is damaged is a finding, not an error.
     pub async fn verify(&self, depth: Depth, tell: &mut dyn FnMut(Seen<'_>)) -> Result<Verified> {
+        // Whoever asks wants to know what lies there now, byte by byte.
+        self.checked().forget();
         let mut report = Report { verified: Verified::default(), tell };
         let commits = log::verify(self, depth, &mut report).await?;
         objects::verify(self, depth, &commits, &mut report).await?;

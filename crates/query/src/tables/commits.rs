@@ -4,11 +4,11 @@ use crate::{columns::Columns, log::Log};
 use arrow::{array::RecordBatch, error::ArrowError};
 use record::{Commit, Event, Packing};
 
-pub(super) fn commits(_: &Log, commits: &[Commit]) -> Result<RecordBatch, ArrowError> {
+pub(super) fn commits(_: &Log, commits: &[Commit], columns: Columns) -> Result<RecordBatch, ArrowError> {
     let each = || commits.iter();
-    let json = commits.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>();
-    let json = json.map_err(|error| ArrowError::ExternalError(Box::new(error)))?;
-    Columns::new()
+    // A commit was read from JSON, so it can be written as such.
+    let json = || each().map(|commit| serde_json::to_string(commit).unwrap_or_default());
+    columns
         .int("seq", "Its place in the log, from 0, without gaps.", each().map(|c| c.seq))
         .text("kind", "What happened: run, claim, rollouts, scores, step, eval ...", each().map(|c| c.event.kind()))
         .time("at", "When it was written, by the writer's clock.", each().map(|c| c.at))
@@ -30,7 +30,7 @@ pub(super) fn commits(_: &Log, commits: &[Commit]) -> Result<RecordBatch, ArrowE
             "Mean KL of what was scored from what will be read, over positions with a top-k; nats.",
             packed(commits, |p| p.kl),
         )
-        .text("json", "The whole commit as JSON.", json.iter())
+        .text("json", "The whole commit as JSON.", json())
         .into_batch("One row is one commit: one entry of the log.")
 }
 

@@ -16,7 +16,7 @@ struct Named<'a> {
     batch: Option<&'a str>,
 }
 
-pub(super) fn objects(log: &Log, commits: &[Commit]) -> Result<RecordBatch, ArrowError> {
+pub(super) fn objects(log: &Log, commits: &[Commit], columns: Columns) -> Result<RecordBatch, ArrowError> {
     let named: Vec<Named> = commits.iter().flat_map(|commit| named_by(log, commit)).collect();
     let each = || named.iter();
     let archives = retired_archives(log, commits);
@@ -28,7 +28,7 @@ pub(super) fn objects(log: &Log, commits: &[Commit]) -> Result<RecordBatch, Arro
         ("rollouts" | "scores", _) => of.batch.is_some_and(|batch| log.batch_is_retired(batch)),
         _ => false,
     };
-    Columns::new()
+    columns
         .text("key", "Where it lies in the store.", each().map(|of| &of.object.key))
         .text(
             "kind",

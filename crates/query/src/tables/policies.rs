@@ -5,10 +5,10 @@ use crate::{columns::Columns, log::Log};
 use arrow::{array::RecordBatch, error::ArrowError};
 use record::{Commit, EvalCommit, Event, Policy};
 
-pub(super) fn policies(log: &Log, commits: &[Commit]) -> Result<RecordBatch, ArrowError> {
+pub(super) fn policies(log: &Log, commits: &[Commit], columns: Columns) -> Result<RecordBatch, ArrowError> {
     let policies: Vec<(u64, &Policy)> = commits.iter().filter_map(|c| Some((c.seq, published(&c.event)?))).collect();
     let each = || policies.iter().map(|(_, policy)| *policy);
-    Columns::new()
+    columns
         .int("policy_version", "Optimizer steps that made it; 0 is the student as given.", each().map(|p| p.version.0))
         .int("seq", "The commit that published it.", policies.iter().map(|(seq, _)| *seq))
         .text("key", "Where its weights lie in the store.", each().map(|p| &p.weights.key))
@@ -30,11 +30,11 @@ fn published(event: &Event) -> Option<&Policy> {
     }
 }
 
-pub(super) fn evals(log: &Log, commits: &[Commit]) -> Result<RecordBatch, ArrowError> {
+pub(super) fn evals(log: &Log, commits: &[Commit], columns: Columns) -> Result<RecordBatch, ArrowError> {
     let evals = counted(log, commits);
     let each = || evals.iter().map(|(_, eval)| *eval);
     let metric = |name: &'static str| each().map(move |e| e.metrics.get(name).and_then(value));
-    Columns::new()
+    columns
         .int("seq", "The commit.", evals.iter().map(|(seq, _)| *seq))
         .text("eval_set", "The held-out prompt set.", each().map(|e| &e.eval_set))
         .int("policy_version", "The policy version evaluated.", each().map(|e| e.policy_version.0))
@@ -63,10 +63,10 @@ pub(super) fn evals(log: &Log, commits: &[Commit]) -> Result<RecordBatch, ArrowE
         .into_batch("One row is one evaluation of one policy version; every metric of it is in `eval_metrics`.")
 }
 
-pub(super) fn eval_metrics(log: &Log, commits: &[Commit]) -> Result<RecordBatch, ArrowError> {
+pub(super) fn eval_metrics(log: &Log, commits: &[Commit], columns: Columns) -> Result<RecordBatch, ArrowError> {
     let evals = counted(log, commits);
     let keys = || evals.iter().flat_map(|(_, eval)| eval.metrics.keys().map(move |_| *eval));
-    let columns = Columns::new().text("eval_set", "The held-out prompt set.", keys().map(|e| &e.eval_set)).int(
+    let columns = columns.text("eval_set", "The held-out prompt set.", keys().map(|e| &e.eval_set)).int(
         "policy_version",
         "The policy version evaluated.",
         keys().map(|e| e.policy_version.0),

@@ -57,7 +57,7 @@ fn identity<'a>(columns: Columns, rows: impl Iterator<Item = &'a Row<'a>> + Clon
         .int("policy_version", "The policy version that sampled it.", each().map(|r| r.policy_version))
 }
 
-pub(super) fn consumed(log: &Log, commits: &[Commit]) -> Result<RecordBatch, ArrowError> {
+pub(super) fn consumed(log: &Log, commits: &[Commit], columns: Columns) -> Result<RecordBatch, ArrowError> {
     let rows: Vec<(u64, Row)> = commits
         .iter()
         .filter_map(step_of)
@@ -70,7 +70,7 @@ pub(super) fn consumed(log: &Log, commits: &[Commit]) -> Result<RecordBatch, Arr
     // The learner held version `step - 1` when it took the row up.
     let staleness =
         rows.iter().map(|(step, row)| row.has_staleness.then_some(*step as i64 - 1 - row.policy_version as i64));
-    let columns = Columns::new().int("step", "The optimizer step that trained on it.", rows.iter().map(|(s, _)| *s));
+    let columns = columns.int("step", "The optimizer step that trained on it.", rows.iter().map(|(s, _)| *s));
     identity(columns, rows.iter().map(|(_, row)| row))
         .maybe_signed(
             "staleness",
@@ -91,13 +91,13 @@ pub(super) fn consumed(log: &Log, commits: &[Commit]) -> Result<RecordBatch, Arr
         .into_batch("One row is one rollout that one step trained on, in the order of training.")
 }
 
-pub(super) fn dropped(log: &Log, commits: &[Commit]) -> Result<RecordBatch, ArrowError> {
+pub(super) fn dropped(log: &Log, commits: &[Commit], columns: Columns) -> Result<RecordBatch, ArrowError> {
     let rows: Vec<(u64, &Dropped, Row)> = commits
         .iter()
         .flat_map(|commit| dropped_by(&commit.event).iter().map(|dropped| (commit.seq, dropped)))
         .flat_map(|(seq, dropped)| Row::each(log, &dropped.of).map(move |row| (seq, dropped, row)))
         .collect();
-    let columns = Columns::new().int("seq", "The commit that dropped it.", rows.iter().map(|(seq, ..)| *seq));
+    let columns = columns.int("seq", "The commit that dropped it.", rows.iter().map(|(seq, ..)| *seq));
     let reason = "Why: stale, corrupt (its object is damaged), selection (`learn.where` rejects it), finished (the last step was made \
         without it).";
     identity(columns, rows.iter().map(|(.., row)| row))

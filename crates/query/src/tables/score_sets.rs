@@ -39,7 +39,7 @@ impl Sum {
     }
 }
 
-pub(super) fn score_sets(log: &Log, commits: &[Commit]) -> Result<RecordBatch, ArrowError> {
+pub(super) fn score_sets(log: &Log, commits: &[Commit], columns: Columns) -> Result<RecordBatch, ArrowError> {
     let row = |seq, name, parent, holds| Row { seq, name, parent, holds, sum: Sum::of(log, name) };
     let begun = commits.iter().flat_map(|commit| match &commit.event {
         Event::Run(run) => {
@@ -50,7 +50,7 @@ pub(super) fn score_sets(log: &Log, commits: &[Commit]) -> Result<RecordBatch, A
     });
     let rows: Vec<Row> = begun.collect();
     let each = || rows.iter();
-    Columns::new()
+    columns
         .text("score_set", "Its name.", each().map(|row| row.name))
         .maybe_text("parent", "The score set it was made from without asking a teacher; null where teachers scored.", each().map(|row| row.parent))
         .text("codec", "How its columns are packed: plain, lossless, fast, compact.", each().map(|row| &row.holds.codec))

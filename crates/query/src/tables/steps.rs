@@ -29,12 +29,12 @@ const MAIN_METRICS: [(&str, &str, &str); 16] = [
     ("lr", "lr", "Learning rate of the step."),
 ];
 
-pub(super) fn steps(_: &Log, commits: &[Commit]) -> Result<RecordBatch, ArrowError> {
+pub(super) fn steps(_: &Log, commits: &[Commit], columns: Columns) -> Result<RecordBatch, ArrowError> {
     let steps: Vec<(&Commit, &StepCommit)> = commits.iter().filter_map(|c| Some((c, step_of(c)?))).collect();
     let each = || steps.iter().map(|(_, step)| *step);
     let replayed = |s: &StepCommit| s.replayed.iter().map(|of| u64::from(of.of.rows.len())).sum();
     let dropped = |s: &StepCommit| s.dropped.iter().map(|d| u64::from(d.of.rows.len())).sum();
-    let mut columns = Columns::new()
+    let mut columns = columns
         .int("step", "The optimizer step, from 1.", each().map(|s| s.step))
         .int("policy_version", "The policy version it made: `step`.", each().map(|s| s.step))
         .int("seq", "The commit.", steps.iter().map(|(c, _)| c.seq))
@@ -56,10 +56,10 @@ pub(super) fn steps(_: &Log, commits: &[Commit]) -> Result<RecordBatch, ArrowErr
         .into_batch("One row is one optimizer step; every metric of it is in `metrics`.")
 }
 
-pub(super) fn metrics(_: &Log, commits: &[Commit]) -> Result<RecordBatch, ArrowError> {
+pub(super) fn metrics(_: &Log, commits: &[Commit], columns: Columns) -> Result<RecordBatch, ArrowError> {
     let steps: Vec<_> = commits.iter().filter_map(step_of).collect();
     let keys = steps.iter().flat_map(|step| step.metrics.keys().map(|_| step.step));
-    let columns = Columns::new().int("step", "The optimizer step.", keys);
+    let columns = columns.int("step", "The optimizer step.", keys);
     ratios(columns, steps.iter().map(|step| &step.metrics))
         .into_batch("One row is one metric of one step, kept as a ratio so that it can be summed.")
 }

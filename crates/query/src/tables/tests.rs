@@ -1,7 +1,7 @@
 //! The tables against a second way of making them: SQL-shaped loops over a random log.
 
 use super::{LOG_TABLES, rows};
-use crate::{QueryError, log::Log};
+use crate::{QueryError, columns::Columns, log::Log};
 use arrow::{
     array::{AsArray, RecordBatch},
     datatypes::Int64Type,
@@ -77,6 +77,30 @@ fn step(step: u64, consumed: Vec<BatchRows>, dropped: Vec<Dropped>) -> Event {
     }))
 }
 
+/// A log of so many commits that has rows in most tables, some of which a commit to come changes.
+pub(crate) fn long_log(commits_in_all: usize) -> Log {
+    let mut events = Vec::new();
+    for i in 0.. {
+        let batch = format!("u{i}");
+        events.push(rollouts(&batch, i, i / 3, RowSet::first(8)));
+        let dropped = Dropped {
+            of: BatchRows { batch: batch.clone(), rows: [7].into_iter().collect() },
+            reason: DropReason::Stale,
+            reissue: i % 2 == 0,
+        };
+        let consumed = vec![BatchRows { batch, rows: RowSet::first(7) }];
+        let Event::Step(mut of) = step(i + 1, consumed, vec![dropped]) else { continue };
+        of.metrics.insert("loss".into(), (i as f64, 2.0));
+        of.policy = Some(Policy { version: PolicyVersion(i + 1), weights: object("weights") });
+        events.push(Event::Step(of));
+        if events.len() + 1 >= commits_in_all {
+            break;
+        }
+    }
+    events.truncate(commits_in_all - 1);
+    Log::new(commits(events), None).unwrap()
+}
+
 fn ints(batch: &RecordBatch, name: &str) -> Vec<i64> {
     batch.column_by_name(name).unwrap().as_primitive::<Int64Type>().values().to_vec()
 }
@@ -120,11 +144,11 @@ proptest! {
         let (head, tail) = log.commits().split_at(cut.min(log.commits().len()));
         let (mut found, mut found_dropped) = (Vec::new(), Vec::new());
         for part in [head, tail] {
-            let table = rows::consumed(&log, part).unwrap();
+            let table = rows::consumed(&log, part, Columns::all()).unwrap();
             let (steps, ids) = (ints(&table, "step"), texts(&table, "rollout_id"));
             let (units, sampled, staleness) = (ints(&table, "unit"), ints(&table, "policy_version"), ints(&table, "staleness"));
             found.extend((0..ids.len()).map(|i| (steps[i], ids[i].clone(), units[i], sampled[i], staleness[i])));
-            let table = rows::dropped(&log, part).unwrap();
+            let table = rows::dropped(&log, part, Columns::all()).unwrap();
             let (seqs, ids, numbers) = (ints(&table, "seq"), texts(&table, "rollout_id"), ints(&table, "row"));
             found_dropped.extend((0..ids.len()).map(|i| (seqs[i], ids[i].clone(), numbers[i])));
         }
@@ -146,7 +170,7 @@ fn a_log_that_names_an_unknown_batch_is_refused() {
 fn every_table_and_column_has_a_sentence() {
     let log = Log::new(commits(vec![]), None).unwrap();
     let of_objects = crate::parts::object_tables(&log).map(|table| (table.name, table.schema));
-    let of_log = LOG_TABLES.map(|table| (table.name, (table.rows)(&log, &[]).unwrap().schema()));
+    let of_log = LOG_TABLES.map(|table| (table.name, (table.rows)(&log, &[], Columns::all()).unwrap().schema()));
     for (name, schema) in of_objects.into_iter().chain(of_log) {
         assert!(schema.metadata()[COMMENT].ends_with('.'), "{name}");
         for field in schema.fields() {

@@ -4,9 +4,9 @@ use crate::{columns::Columns, log::Log};
 use arrow::{array::RecordBatch, error::ArrowError};
 use record::{Commit, Event};
 
-pub(super) fn work(log: &Log, commits: &[Commit]) -> Result<RecordBatch, ArrowError> {
+pub(super) fn work(log: &Log, commits: &[Commit], columns: Columns) -> Result<RecordBatch, ArrowError> {
     let each = || commits.iter();
-    Columns::new()
+    columns
         .int("seq", "The commit that ended it.", each().map(|c| c.seq))
         .text("worker", "Who did it; kept when the process is started again.", each().map(|c| &c.work.worker))
         .text("job", "What the worker does: rollout, score, learn, eval, run.", each().map(|c| c.work.job.as_str()))

@@ -84,8 +84,11 @@ impl TokenRows {
             false => Source::Rollouts(self.rollouts.clone()),
         };
         let mut halves = Vec::new();
-        let wanted = |stored: &str| STORED.iter().any(|of| of.2 == stored && schema.column_with_name(of.0).is_some());
-        for half in opener.open(&source, part.borrowed, wanted).await? {
+        let wanted = |stored: &str| {
+            stored == "response_ids"
+                || STORED.iter().any(|of| of.2 == stored && schema.column_with_name(of.0).is_some())
+        };
+        for half in opener.open(&source, part, wanted).await? {
             if half.num_rows() != part.rows {
                 return Err(unfit(part, format!("{} rows", part.rows), half.num_rows().to_string()));
             }

@@ -105,9 +105,34 @@ async fn an_answer_is_computed_as_it_is_read() {
     let session = session().await;
     let mut answer = session.run("select response_ids from rollouts").await.unwrap();
     assert_eq!(session.objects_opened(), 0);
-    assert_eq!(answer.next().await.unwrap().unwrap().num_rows(), 4);
+    assert!(answer.next().await.unwrap().unwrap().num_rows() < 12);
     drop(answer);
     assert!(session.objects_opened() > 0);
+}
+
+#[tokio::test]
+async fn columns_that_are_not_asked_for_are_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().display().to_string(), Default::default()).await.unwrap();
+    fixture::run(&store).await;
+    // A commit may name whatever it likes: here an object whose `source` is no text any more, by its new digest.
+    let damaged = rollouts_object(&store, 1).await;
+    let file = folder.path().join(&damaged.key);
+    let mut bytes = std::fs::read(&file).unwrap();
+    let at = bytes.windows(10).position(|text| text == b"aritharith").unwrap();
+    bytes[at] = 0xff;
+    let digest = record::Digest::of(&bytes).to_string();
+    std::fs::write(&file, &bytes).unwrap();
+    for entry in std::fs::read_dir(folder.path().join("log")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace(&damaged.digest.to_string(), &digest)).unwrap();
+    }
+    let session = query::open(&store, None).await.unwrap();
+    assert_eq!(ask(&session, "select sum(sample) as n from rollouts").await.unwrap(), "n\n6\n");
+    assert_eq!(ask(&session, "select count(token_id) as n from tokens").await.unwrap(), "n\n24\n");
+    let error = ask(&session, "select min(source) from rollouts").await.unwrap_err().to_string();
+    assert!(error.contains(&damaged.key) && error.contains("UTF8"), "{error}");
 }
 
 #[tokio::test]

@@ -32,6 +32,64 @@ async fn a_truncated_or_flipped_object_is_named_with_both_values() {
     store.get_rollouts(&object).await.unwrap();
 }
 
+/// What was found whole is not found so again where it was changed since, in place or by another file under its name.
+#[tokio::test]
+async fn a_file_that_is_changed_after_it_was_read_is_found() {
+    let bed = Bed::folder(false);
+    let store = bed.open().await;
+    let object = store.put_rollouts("u0", &rollouts("u0", 0, 0)).await.unwrap();
+    let file = path(&bed, &object.key);
+    let bytes = std::fs::read(&file).unwrap();
+    let mut flipped = bytes.clone();
+    flipped[bytes.len() / 2] ^= 1;
+    // Long enough for the file to be remembered as it is.
+    tokio::time::sleep(std::time::Duration::from_millis(2_200)).await;
+    for _ in 0..3 {
+        store.get(&object).await.unwrap();
+    }
+    std::fs::write(&file, &flipped).unwrap();
+    // The time that a program can set is set back.
+    let then = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1);
+    std::fs::File::options().write(true).open(&file).unwrap().set_modified(then).unwrap();
+    for _ in 0..2 {
+        let error = store.get(&object).await.unwrap_err();
+        assert!(
+            matches!(&error, StoreError::Corrupt { expected, .. } if *expected == object.digest.to_string()),
+            "{error}"
+        );
+    }
+    std::fs::write(&file, &bytes).unwrap();
+    store.get(&object).await.unwrap();
+    std::fs::write(file.with_extension("new"), &flipped).unwrap();
+    std::fs::rename(file.with_extension("new"), &file).unwrap();
+    assert!(store.get_rollouts(&object).await.is_err());
+}
+
+#[tokio::test]
+async fn some_columns_are_those_of_the_whole_batch() {
+    let store = Store::memory();
+    let whole = rollouts("u0", 0, 0);
+    let plain = store.put_rollouts("u0", &whole).await.unwrap();
+    let (packed, _) = store.put_packed_rollouts("u1", &whole, record::Codec::Lossless, 100).await.unwrap();
+    let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+    let wanted = ["seed", "draw_logprobs", "rollout_id", "response_ids"];
+    let expected: Vec<_> = wanted.iter().map(|name| whole.as_record_batch().column_by_name(name).unwrap()).collect();
+    for object in [&plain, &packed] {
+        let some = store.get_some(object, &record::schema::ROLLOUTS, names(&wanted)).await.unwrap();
+        assert_eq!(some.columns().iter().collect::<Vec<_>>(), expected);
+        assert_eq!(some.schema().fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>(), wanted);
+        let none = store.get_some(object, &record::schema::ROLLOUTS, vec![]).await.unwrap();
+        assert_eq!((none.num_rows(), none.num_columns()), (whole.len(), 0));
+    }
+    for (schema, columns, says) in [
+        (&record::schema::ROLLOUTS, ["seeds"], "expected a column of the schema"),
+        (&record::schema::SCORES, ["teacher_id"], "its schema is `rollouts`, not `scores`"),
+    ] {
+        let error = store.get_some(&plain, schema, names(&columns)).await.unwrap_err().to_string();
+        assert!(error.contains(says) && error.contains(&plain.key), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn a_damaged_or_foreign_log_entry_is_named() {
     let bed = Bed::folder(false);

@@ -18,10 +18,11 @@ fn check(shape: Shape, seed: u64) -> Outcome {
     assert_eq!(end.version.0, pace.steps);
     assert_eq!(end.ended.consumed, pace.rows(pace.steps), "seed {seed}");
     if pace.when_stale != WhenStale::Reweight {
-        assert!(end.ended.staleness_max <= pace.max_staleness, "seed {seed}: {:?}", end.ended);
+        assert!(end.ended.staleness_max <= pace.max_staleness, "seed {seed}, {shape:?}: {:?}", end.ended);
     }
-    if pace.when_stale != WhenStale::Drop {
-        assert!(!end.ended.dropped.contains_key(&DropReason::Stale), "seed {seed}: {:?}", end.ended);
+    // Beside another run's rows a step may take fewer than a unit has, and what it has over may wait too long.
+    if pace.when_stale != WhenStale::Drop && pace.share == Share::NONE {
+        assert!(!end.ended.dropped.contains_key(&DropReason::Stale), "seed {seed}, {shape:?}: {:?}", end.ended);
     }
     let rejected = end.ended.dropped.get(&DropReason::Selection).copied().unwrap_or(0);
     let not_passing = outcome.batches().flat_map(|(id, rows)| (0..rows).map(move |row| (id, row)));

@@ -137,7 +137,7 @@ mod tests {
         let log = long_log(2 * CHUNK);
         let all: Vec<usize> = (0..4).collect();
         let steps = LOG_TABLES.iter().find(|table| table.name == "steps").unwrap();
-        let one = steps.rows.clone()(&log, &log.commits()[..CHUNK], Columns::only(vec![0])).unwrap();
+        let one = (steps.rows)(&log, &log.commits()[..CHUNK], Columns::only(vec![0])).unwrap();
         let limit = 3 * one.column(0).get_array_memory_size();
         let kept = Kept::new(limit);
         let made = table(&kept, &log, steps, &all);

@@ -43,7 +43,9 @@ pub fn encodings() -> Result<Vec<String>, AnyError> {
         for (i, field) in first.schema().fields().iter().enumerate() {
             let columns: Vec<RecordBatch> =
                 batches.iter().map(|batch| batch.project(&[i])).collect::<Result<_, _>>()?;
-            let arrow: usize = columns.iter().map(|batch| batch.column(0).get_buffer_memory_size()).sum();
+            // Of a file that was read as a whole, the column's own share.
+            let arrow = columns.iter().map(|batch| batch.column(0).to_data().get_slice_memory_size());
+            let arrow = arrow.sum::<Result<usize, _>>()?;
             println!(" {kind}.{}, {:.0}", field.name(), arrow as f64 / 1e3);
             for choice in choices(&columns[0].schema())? {
                 let name = choice.map_or("DICTIONARY".into(), |encoding| encoding.to_string());

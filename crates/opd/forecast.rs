@@ -94,7 +94,7 @@ fn plain_setup() -> Setup {
         max_staleness: 4,
         when_stale: WhenStale::Drop,
         lag: 0,
-        share: Share::default(),
+        share: Share::NONE,
     };
     Setup {
         pace,

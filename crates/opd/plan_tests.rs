@@ -17,7 +17,7 @@ const PACE: Pace = Pace {
     max_staleness: 3,
     when_stale: WhenStale::Drop,
     lag: 0,
-    share: Share::default(),
+    share: Share::NONE,
 };
 
 /// A log with units of four rows.

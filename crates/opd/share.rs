@@ -8,6 +8,9 @@ const WHOLE: u128 = 1_000_000;
 pub struct Share(u32);
 
 impl Share {
+    /// No row.
+    pub const NONE: Self = Self(0);
+
     /// The nearest to `share`; `None` unless that is above 0 and below 1.
     pub fn of(share: f64) -> Option<Self> {
         let parts = (share * WHOLE as f64).round();
@@ -49,7 +52,7 @@ mod tests {
         for bad in [0.0, 1.0, -0.25, 1.5, f64::NAN, f64::INFINITY, 1e-9] {
             assert_eq!(Share::of(bad), None, "{bad}");
         }
-        assert!(Share::default().is_none() && !Share::of(1e-6).unwrap().is_none());
+        assert!(Share::NONE.is_none() && !Share::of(1e-6).unwrap().is_none());
     }
 
     proptest! {

@@ -424,8 +424,8 @@ fn any_shape(seed: u64) -> Shape {
     // As the pipeline's check has it: a learner that waits needs room for what a selection or a share leaves of a unit.
     let has_room = when_stale != WhenStale::Wait || max_staleness >= publish_every.max(lag + 1);
     let rejects_percent = if has_room { [0, pick(1, 40), pick(40, 90)][pick(0, 3) as usize] } else { 0 };
-    let shares = [Share::default(), Share::of(0.25).unwrap(), Share::of(pick(1, 80) as f64 / 100.0).unwrap()];
-    let pace = Pace { share: if has_room { shares[pick(0, 3) as usize] } else { Share::default() }, ..pace };
+    let shares = [Share::NONE, Share::of(0.25).unwrap(), Share::of(pick(1, 80) as f64 / 100.0).unwrap()];
+    let pace = Pace { share: if has_room { shares[pick(0, 3) as usize] } else { Share::NONE }, ..pace };
     Shape { publish_every, teachers, pace, rejects_percent, ..plain }
 }
 

@@ -298,7 +298,7 @@ mod tests {
             max_staleness,
             when_stale: WhenStale::Drop,
             lag: 0,
-            share: Share::default(),
+            share: Share::NONE,
         };
         Setup {
             pace,

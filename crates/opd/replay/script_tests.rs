@@ -99,7 +99,7 @@ proptest! {
     #[test]
     fn a_condition_keeps_the_order_and_cuts_anew((sizes, steps) in recorded(), count in 1u32..6, keep in any::<u64>()) {
         let kept = |id: &BatchId, row: u32| (keep >> ((id.len() as u32 + row * 7 + id.as_bytes()[8] as u32) % 64)) & 1 == 1;
-        let all: Vec<(BatchId, u32)> = steps.iter().flatten().flat_map(each).map(|(id, row)| (id.clone(), row)).collect();
+        let all: Vec<(BatchId, u32)> = steps.iter().flatten().flat_map(|of| each(&of.batch, &of.rows)).map(|(id, row)| (id.clone(), row)).collect();
         let mut chosen = Chosen::new();
         let left: Vec<_> = all.into_iter().filter(|(id, row)| kept(id, *row)).collect();
         for (id, row) in &left {

@@ -6,15 +6,8 @@ use record::DropReason;
 
 pub(super) fn shape(max_staleness: u64, workers: usize, silent_percent: u64, corrupt_percent: u64) -> Shape {
     let when_stale = WhenStale::Drop;
-    let pace = Pace {
-        rows_per_step: 8,
-        steps: 12,
-        min_staleness: 0,
-        max_staleness,
-        when_stale,
-        lag: 0,
-        share: Share::default(),
-    };
+    let pace =
+        Pace { rows_per_step: 8, steps: 12, min_staleness: 0, max_staleness, when_stale, lag: 0, share: Share::NONE };
     let (teachers, publish_every, rejects_percent) = (1, 1, 0);
     Shape { unit_rows: 4, teachers, pace, workers, publish_every, silent_percent, corrupt_percent, rejects_percent }
 }

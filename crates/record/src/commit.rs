@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 /// ([`Event::format`]), so that a store is refused by an older program only where it would be misread. 2: score sets say what is kept of the
 /// sampler and how it is packed. 3: score sets beside the run's own, how rollouts are packed, pins, batches and step records that
 /// are given up, rows that a selection rejected, and a parent, whose rows a run's steps replay.
-/// 4: archives.
+/// 4: archives, and a parent of which a run takes a share.
 pub const FORMAT: u32 = 4;
 /// The version of commits that say nothing newer.
 const COMMON: u32 = 3;
@@ -123,6 +123,7 @@ impl Event {
     pub fn format(&self) -> u32 {
         match self {
             Event::Archive(_) => FORMAT,
+            Event::Run(run) if run.parent.as_ref().is_some_and(|parent| !parent.is_replayed_whole()) => FORMAT,
             _ => COMMON,
         }
     }

@@ -111,8 +111,8 @@ impl Again<'_> {
                     steps: steps.iter().map(|step| self.version(PolicyVersion(*step)).0).collect(),
                 })
             }
-            // What is kept, and scores of other sets, change no trend.
-            Event::ScoreSet(_) | Event::Pin(_) | Event::Unpin { .. } => return Ok(None),
+            // What is kept, where it lies, and scores of other sets change no trend.
+            Event::ScoreSet(_) | Event::Pin(_) | Event::Unpin { .. } | Event::Archive(_) => return Ok(None),
             Event::Finish { dropped } => Event::Drop { dropped: self.dropped(dropped) },
         }))
     }

@@ -1,7 +1,11 @@
 //! What archiving a store saves, what it takes, and what reading from archives costs beside reading the objects themselves. The store is a
 //! copy, made for this, of the one that `STORE` names, without its weights.
 
-use crate::{AnyError, cpu_seconds, encodings::arrow_files, median};
+use crate::{
+    AnyError,
+    encodings::arrow_files,
+    process::{cpu_seconds, median},
+};
 use record::{Event, ObjectRef};
 use std::{
     collections::HashMap,

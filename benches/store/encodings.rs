@@ -1,7 +1,7 @@
 //! Bytes and decoding time of each column of a store's batches in each encoding that Parquet has for it: what the encodings of archives
 //! (`crates/store/src/archive/encodings.rs`) were chosen by. It reads the store that `STORE` names, one that has no archives yet.
 
-use crate::{AnyError, cpu_seconds};
+use crate::{AnyError, process::cpu_seconds};
 use arrow::{array::RecordBatch, datatypes::Schema, ipc::reader::FileReader};
 use bytes::Bytes;
 use parquet::{

@@ -1,44 +1,41 @@
 //! How many rows operators hand on at once: few where a row may weigh a megabyte, many where it is a few numbers.
 
-use arrow::datatypes::DataType;
 use datafusion::{common::tree_node::TreeNodeRecursion, error::Result, logical_expr::LogicalPlan};
 
-/// Where rows have lists: of a long response, each may have hundreds of thousands of entries.
+/// Where rows have lists or text: a list may have hundreds of thousands of entries, and a commit's JSON be as long.
 pub(crate) const FEW: usize = 512;
-/// Where they have none.
+/// Where they have neither.
 const MANY: usize = 8192;
 
 /// For a plan that is optimised. Scans and projections hand on what they are given, and what an unnest is given it cuts to size itself.
 pub(crate) fn rows_at_once(plan: &LogicalPlan) -> Result<usize> {
-    let mut has_lists = false;
+    let mut is_heavy = false;
     plan.apply_with_subqueries(|node| {
         let passes_on =
             matches!(node, LogicalPlan::TableScan(_) | LogicalPlan::Projection(_) | LogicalPlan::SubqueryAlias(_));
-        has_lists |= !passes_on && node.schema().fields().iter().any(|field| is_list(field.data_type()));
-        Ok(if has_lists { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+        is_heavy |=
+            !passes_on && node.schema().fields().iter().any(|field| field.data_type().primitive_width().is_none());
+        Ok(if is_heavy { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })?;
-    Ok(if has_lists { FEW } else { MANY })
-}
-
-fn is_list(data_type: &DataType) -> bool {
-    matches!(data_type, DataType::List(_) | DataType::LargeList(_) | DataType::ListView(_))
+    Ok(if is_heavy { FEW } else { MANY })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use arrow::{
-        array::{Int32Array, ListArray, RecordBatch},
+        array::{Int32Array, ListArray, RecordBatch, StringArray},
         datatypes::Int32Type,
     };
     use datafusion::prelude::SessionContext;
     use std::sync::Arc;
 
     #[tokio::test]
-    async fn few_rows_where_lists_are_gathered() {
+    async fn few_rows_where_lists_or_texts_are_gathered() {
         let lists = ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), Some(2)])]);
-        let numbers = Int32Array::from(vec![1]);
-        let batch = RecordBatch::try_from_iter([("n", Arc::new(numbers) as _), ("l", Arc::new(lists) as _)]).unwrap();
+        let (numbers, texts) = (Int32Array::from(vec![1]), StringArray::from(vec!["a"]));
+        let columns = [("n", Arc::new(numbers) as _), ("l", Arc::new(lists) as _), ("s", Arc::new(texts) as _)];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
         let context = SessionContext::new();
         context.register_batch("t", batch).unwrap();
         for (sql, rows) in [
@@ -47,6 +44,9 @@ mod tests {
             ("select n, count(*) from t group by n", MANY),
             ("select n, avg(x) from (select n, unnest(l) as x from t) group by n", MANY),
             ("select n from t order by n", MANY),
+            ("select s from t", MANY),
+            ("select s, n from t order by n", FEW),
+            ("select s, count(*) from t group by s", FEW),
             ("select * from t order by n", FEW),
             ("select n, l from t where n > 0", FEW),
             ("select n, array_agg(n) from t group by n", FEW),

@@ -94,7 +94,7 @@ async fn what_cannot_be_read_is_said_plainly() {
     let tables = ask(&session, "show tables").await.unwrap();
     assert!(tables.contains("\nconsumed,\"One row is one rollout that one step trained on,"), "{tables}");
     let columns = ask(&session, "describe consumed").await.unwrap();
-    assert!(columns.contains("\nstaleness,int64,no,Policy versions the learner was ahead"), "{columns}");
+    assert!(columns.contains("\nstaleness,int64,yes,Policy versions the learner was ahead"), "{columns}");
     let columns = ask(&session, "describe scored").await.unwrap();
     assert!(columns.contains("\nteacher_entropy,list<float32>,yes,"), "{columns}");
     let functions = ask(&session, "show functions").await.unwrap();

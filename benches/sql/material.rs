@@ -54,8 +54,7 @@ struct Again<'a> {
 impl Again<'_> {
     async fn event(&self, into: &Store, event: &Event) -> Result<Option<Event>, AnyError> {
         Ok(Some(match event {
-            // Archives name objects that the copies have not.
-            Event::Run(_) | Event::Config { .. } | Event::Archive(_) => return Ok(None),
+            Event::Run(_) | Event::Config { .. } => return Ok(None),
             Event::Claim(claims) => Event::Claim(self.claims(claims)),
             Event::Rollouts(of) => {
                 let (batch, version) = (self.batch(&of.batch), self.version(of.policy_version));

@@ -1,11 +1,13 @@
 //! The fold: what is live after a prefix of the log. Pure, so that every job plans from the same facts and a simulation
 //! can drive it.
 
+mod ended;
 mod kept;
 
+pub use ended::Ended;
 use record::{
-    BatchId, BatchRows, Claims, Codec, Commit, Digest, DropReason, Dropped, EvalCommit, Event, Job, ObjectRef, Pin,
-    Policy, PolicyVersion, RolloutCommit, RowSet, Run, ScoreCommit, ScoreSet, ScoreSetCommit, StepCommit, UnitRows,
+    BatchId, BatchRows, Claims, Codec, Commit, Digest, Dropped, EvalCommit, Event, Job, ObjectRef, Pin, Policy,
+    PolicyVersion, RolloutCommit, RowSet, Run, ScoreCommit, ScoreSet, ScoreSetCommit, StepCommit, UnitRows,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -138,34 +140,6 @@ pub struct Worker {
     pub busy_s: f64,
     /// Seconds spent waiting.
     pub waited_s: f64,
-}
-
-/// How many rows ended how.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Ended {
-    /// Rows trained on.
-    pub consumed: u64,
-    /// Those of them that another run sampled, beside the run's own: they have no staleness.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub foreign: u64,
-    /// The staleness of the others, summed.
-    pub staleness_sum: u64,
-    /// The greatest staleness among them.
-    pub staleness_max: u64,
-    /// Rows dropped, by reason.
-    pub dropped: BTreeMap<DropReason, u64>,
-}
-
-fn is_zero(count: &u64) -> bool {
-    *count == 0
-}
-
-impl Ended {
-    /// The mean staleness of the rows that have one; `None` where none has.
-    pub fn staleness_mean(&self) -> Option<f64> {
-        let rows = self.consumed - self.foreign;
-        (rows > 0).then(|| self.staleness_sum as f64 / rows as f64)
-    }
 }
 
 impl Snapshot {

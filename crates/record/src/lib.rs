@@ -3,7 +3,7 @@
 //! - [`Sample`] and [`Score`]: what a sampler and a teacher say of one sequence;
 //! - [`RolloutBatch`] and [`ScoredBatch`]: many of them as checked views over Arrow columns, read without a copy;
 //! - [`pack`], [`unpack`]: columns of a batch in few bytes, as it lies in its file; [`Budget`]: how much of them is read;
-//! - [`unread`], [`fill_unread`]: columns that a budget asks nothing of;
+//! - [`unread()`], [`fill_unread`]: columns that a budget asks nothing of;
 //! - [`Commit`]: one entry of the log, whose [`Event`] says what happened;
 //! - [`RowSet`], [`PolicyVersion`], [`Digest`]: what rows, weights and bytes are known by.
 //!

@@ -133,8 +133,8 @@ bench-scale: setup
 	storage/with-s3.sh cargo bench --profile dev --bench store -- commits cache visible log memory
 
 # The runs of docs/experiments.md, which are kept in runs/experiments (15 GB): those that are finished are not made again. Then
-# each sweep's table and plot. An hour and a half on 2 cores.
-EXPERIMENTS ?= rates direction corrections caches asynchrony smollm2
+# each sweep's table and plot. Two hours and a half on 2 cores, of which SmolLM2 takes half an hour (computed from CPU time, not run whole).
+EXPERIMENTS ?= rates direction corrections caches cause asynchrony smollm2
 experiments: build smollm2
 	@mkdir -p docs/experiments
 	@set -e; for sweep in $(EXPERIMENTS); do bin/opd sweep pipelines/sweeps/$$sweep.toml --plot docs/experiments/$$sweep.svg; done

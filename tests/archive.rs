@@ -1,12 +1,11 @@
 //! `opd archive`: every question is answered as before, whoever asks, whenever it was; killed at any moment it goes on; and damage is
 //! found.
 
-use crate::support::{Small, in_bucket, opd, refused, succeeded, text};
+use crate::support::{Small, asked, collect, done, in_bucket, opd, refused, succeeded, text};
 use arrow::{array::RecordBatch, compute::concat_batches};
 use std::{
     path::{Path, PathBuf},
-    process::{Command, Output},
-    time::Duration,
+    process::Command,
 };
 use tokio::runtime::Runtime;
 
@@ -23,23 +22,6 @@ const QUESTIONS: [&str; 8] = [
     "select policy_version, avg(cardinality(response_ids)), min(source) from rollouts group by 1 order by 1",
     "select * from staleness order by 1",
 ];
-
-fn asked(small: &Small, command: &str, args: &[&str]) -> Output {
-    opd().arg(command).arg(small.store()).args(args).output().unwrap()
-}
-
-/// What it says on standard output, and on standard error.
-fn done(small: &Small, command: &str, args: &[&str]) -> (String, String) {
-    let output = asked(small, command, args);
-    succeeded(&output);
-    (text(&output.stdout), text(&output.stderr))
-}
-
-/// Deletes at once: a bucket tells time by the second.
-fn collect(small: &Small) -> String {
-    std::thread::sleep(Duration::from_millis(1_100));
-    done(small, "gc", &["--grace", "0s"]).0
-}
 
 /// The answers to all questions at some moments of the log, from a session that begins for each.
 fn answers(small: &Small, moments: &[&str]) -> Vec<RecordBatch> {

@@ -205,3 +205,21 @@ optimizer.learning_rate = 1e-2
 [eval]
 sets = { heldout = "heldout.jsonl" }
 "#;
+
+/// `opd COMMAND STORE ARGS`.
+pub fn asked(small: &Small, command: &str, args: &[&str]) -> Output {
+    opd().arg(command).arg(small.store()).args(args).output().unwrap()
+}
+
+/// What it says on standard output, and on standard error.
+pub fn done(small: &Small, command: &str, args: &[&str]) -> (String, String) {
+    let output = asked(small, command, args);
+    succeeded(&output);
+    (text(&output.stdout), text(&output.stderr))
+}
+
+/// Deletes what `gc` may, at once: a bucket tells time by the second.
+pub fn collect(small: &Small) -> String {
+    std::thread::sleep(Duration::from_millis(1_100));
+    done(small, "gc", &["--grace", "0s"]).0
+}

@@ -1,8 +1,7 @@
 //! Looking after a store through the program: what it says of a sound one and of a damaged one, and that what is given up and
 //! deleted is what nobody needs.
 
-use crate::support::{Small, in_bucket, opd, succeeded, text};
-use std::process::Output;
+use crate::support::{Small, asked, collect, done, in_bucket, opd, succeeded, text};
 
 /// Few policies of many steps are kept, and half of the batches are old.
 const SETS: [&str; 3] = ["learn.steps=6", "learn.keep_policies=100", "store.snapshot_every=8"];
@@ -10,28 +9,11 @@ const SETS: [&str; 3] = ["learn.steps=6", "learn.keep_policies=100", "store.snap
 const LOG: &str = "select (select count(*) from consumed) as c, (select count(*) from steps) as s, (select sum(rows) from steps) as r";
 const ROWS: &str = "select count(*), min(policy_version) from rollouts";
 
-fn asked(small: &Small, command: &str, args: &[&str]) -> Output {
-    opd().arg(command).arg(small.store()).args(args).output().unwrap()
-}
-
-/// What it says on standard output, and on standard error.
-fn done(small: &Small, command: &str, args: &[&str]) -> (String, String) {
-    let output = asked(small, command, args);
-    succeeded(&output);
-    (text(&output.stdout), text(&output.stderr))
-}
-
 fn refused(small: &Small, command: &str, args: &[&str], says: &[&str]) {
     let output = asked(small, command, args);
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(says.iter().all(|words| said.contains(words)) && !said.contains("panicked"), "{says:?}: {said}");
-}
-
-/// Deletes at once: a bucket tells time by the second.
-fn collect(small: &Small) -> String {
-    std::thread::sleep(std::time::Duration::from_millis(1_100));
-    done(small, "gc", &["--grace", "0s"]).0
 }
 
 fn keeps_and_gives_up(small: &Small) {

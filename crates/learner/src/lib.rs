@@ -13,7 +13,7 @@
 //! The invariant: a loss is the sum over the trained positions of the whole minibatch divided by their number. How rows are cut
 //! into microbatches and chunks changes nothing beyond rounding, and on a CPU the same input gives the same bits.
 //!
-//! ```no_run
+//! ```no_run,standalone_crate
 //! use learner::{EstimatorConfig, Learner, LearnerSettings, OptimizerConfig, TrainRow};
 //! # fn example(batch: record::ScoredBatch) -> Result<(), Box<dyn std::error::Error>> {
 //! let student = model::Transformer::load(std::path::Path::new("student"), model::device("cpu")?)?;

@@ -10,7 +10,7 @@ set -euo pipefail
 
 # Up to 4.16 two writers could both win a conditional put.
 version=4.48
-tool=${OPD_CACHE:-$HOME/.cache/opd}/seaweedfs-$version
+tool=${OPD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/opd}/seaweedfs-$version
 
 if [ $# -eq 0 ]; then
     echo "usage: $0 COMMAND [ARGUMENT ...]" >&2

@@ -3,6 +3,8 @@
 mod layers;
 mod prompts;
 mod replay;
+#[cfg(test)]
+mod settings_tests;
 mod storage;
 
 use crate::{

@@ -79,7 +79,8 @@ impl Pace {
         PolicyVersion(claim.newest.0.saturating_sub(self.lag))
     }
 
-    /// The next step's rows of the run's own, whole, or `None` as long as the learner waits for them. With `verdicts` they are of those that pass.
+    /// The next step's rows of the run's own, whole, or `None` as long as the learner waits for them. With `verdicts` they are of those
+    /// that pass.
     pub fn minibatch(self, now: &Snapshot, score_set: &str, verdicts: Option<&Verdicts>) -> Option<Vec<SelectedBatch>> {
         let max = if self.when_stale == WhenStale::Reweight { u64::MAX } else { self.max_staleness };
         let staleness = Staleness { against: now.version, min: self.min_staleness.min(now.version.0), max };

@@ -17,7 +17,7 @@ use crate::{
     stop::Stop,
 };
 use finished::is_finished;
-use grid::{Member, Sweep};
+use grid::Member;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use process::Doing;
 use results::Measured;
@@ -30,6 +30,9 @@ use std::{
 };
 use store::{Follower, Store, StoreOptions};
 use tokio::{process::Child, task::JoinHandle};
+
+pub use grid::{Plot, Sweep};
+pub use results::MEASURED;
 
 /// How often the logs are looked at.
 const LOOK: Duration = Duration::from_millis(500);

@@ -21,13 +21,14 @@ use std::{
     time::{Duration, Instant},
 };
 use store::Store;
+use tokio::sync::mpsc;
 
 /// A question that takes longer says how far it is.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often it says so.
 const EVERY: Duration = Duration::from_millis(200);
-/// How long a question that was stopped may take to let go of what it holds.
-const GRACE: Duration = Duration::from_millis(300);
+/// How long a question that was stopped may take to let go of what it holds: so many of these.
+const GRACE: u32 = 2;
 
 /// How an input ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,27 +155,48 @@ impl Console {
         self.interrupt.forget();
         let meter = self.session.meter();
         let mut task = tokio::spawn(work);
-        let mut ticks = tokio::time::interval_at((Instant::now() + PATIENCE).into(), EVERY);
+        let mut shows = beats(PATIENCE);
         loop {
             tokio::select! {
                 biased;
                 () = self.interrupt.pressed() => {
                     task.abort();
                     // Tasks of its own end with it, and what it spilt to disk is removed; unless it computes on and on.
-                    let _ = tokio::time::timeout(GRACE, &mut task).await;
+                    let mut rest = beats(EVERY);
+                    for _ in 0..GRACE {
+                        tokio::select! {
+                            _ = &mut task => break,
+                            _ = rest.recv() => {}
+                        }
+                    }
                     return None;
                 }
                 done = &mut task => {
                     let failed = |panic: tokio::task::JoinError| Err(CommandError::new(format!("internal error: {panic}")).hint("please report this"));
                     return Some(done.unwrap_or_else(failed));
                 }
-                _ = ticks.tick() => match meter.progress() {
+                Some(()) = shows.recv() => match meter.progress() {
                     (_, 0) => shown.show("working"),
                     (read, all) => shown.show(&format!("opened {read} of {all} batches")),
                 },
             }
         }
     }
+}
+
+/// One `first` from now and then one [`EVERY`] time, until nobody listens. From a thread of its own: a question that computes without a
+/// pause keeps the runtime's threads, and its timers with them.
+fn beats(first: Duration) -> mpsc::Receiver<()> {
+    let (beat, beats) = mpsc::channel(1);
+    let send = move || {
+        std::thread::sleep(first);
+        while beat.blocking_send(()).is_ok() {
+            std::thread::sleep(EVERY);
+        }
+    };
+    // Where no thread is to be had there is no beat: that a question is at work stays unsaid.
+    let _ = std::thread::Builder::new().name("beats".into()).spawn(send);
+    beats
 }
 
 async fn answer(session: &Session, sql: &str, format: query::Format, path: Option<&Path>, shown: &Shown) -> Result<()> {
@@ -192,5 +214,30 @@ async fn open(stores: &[(Option<String>, Store)], at: Option<u64>) -> Result<Ses
             let named = named.iter().map(|(name, store)| (name.clone().unwrap_or_default(), store.clone()));
             Ok(query::open_all(named.collect()).await?)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn beats_come_while_every_thread_computes() {
+        let (at_work, heard) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (begun, ended) = (at_work.clone(), heard.clone());
+        let task = tokio::spawn(async move {
+            begun.store(true, Ordering::SeqCst);
+            while !ended.load(Ordering::SeqCst) {
+                std::hint::spin_loop();
+            }
+        });
+        while !at_work.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        let mut beats = beats(Duration::ZERO);
+        assert_eq!((beats.recv().await, beats.recv().await), (Some(()), Some(())));
+        heard.store(true, Ordering::SeqCst);
+        task.await.unwrap();
     }
 }

@@ -39,7 +39,8 @@ pub struct Measured {
     pub score_bytes_per_token: f64,
 }
 
-const MEASURED: [&str; 13] = [
+/// The columns of the results that are measured, in the order of [`Measured`].
+pub const MEASURED: [&str; 13] = [
     "steps",
     "accuracy",
     "sampled_accuracy",

@@ -14,7 +14,11 @@ pub(super) fn commits(_: &Log, commits: &[Commit], columns: Columns) -> Result<R
         .time("at", "When it was written, by the writer's clock.", each().map(|c| c.at))
         .text("worker", "Who made it; kept when the process is started again.", each().map(|c| &c.work.worker))
         .text("incarnation", "Unique to one life of the worker's process.", each().map(|c| &c.work.incarnation))
-        .text("job", "What the worker does: rollout, score, learn, eval, run.", each().map(|c| c.work.job.as_str()))
+        .text(
+            "job",
+            "What the worker does: rollout, score, learn, eval, run, store.",
+            each().map(|c| c.work.job.as_str()),
+        )
         .time("started", "When the work began, by the worker's clock.", each().map(|c| c.work.started))
         .real("busy_s", "Seconds spent working.", each().map(|c| c.work.busy_s))
         .real("waited_s", "Seconds spent waiting before it, for input or for room.", each().map(|c| c.work.waited_s))

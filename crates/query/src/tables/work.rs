@@ -9,7 +9,11 @@ pub(super) fn work(log: &Log, commits: &[Commit], columns: Columns) -> Result<Re
     columns
         .int("seq", "The commit that ended it.", each().map(|c| c.seq))
         .text("worker", "Who did it; kept when the process is started again.", each().map(|c| &c.work.worker))
-        .text("job", "What the worker does: rollout, score, learn, eval, run.", each().map(|c| c.work.job.as_str()))
+        .text(
+            "job",
+            "What the worker does: rollout, score, learn, eval, run, store.",
+            each().map(|c| c.work.job.as_str()),
+        )
         .text("kind", "What came of it: rollouts, scores, step, eval, claim ...", each().map(|c| c.event.kind()))
         .maybe_int(
             "policy_version",

@@ -49,7 +49,8 @@ pub(super) async fn is_finished(member: &Member) -> Result<bool> {
             return refused(&key, had, wants);
         }
     }
-    Ok(now.finished && (member.replay.is_none() || is_evaluated(now, &member.pipeline)))
+    // The learner ends a run while its last versions may still be under evaluation.
+    Ok(now.finished && is_evaluated(now, &member.pipeline))
 }
 
 /// What a run replays, as far as the sweep asks for it: without `at` it takes the parent as it found it.
@@ -116,7 +117,54 @@ fn first_difference(at: &str, a: &toml::Value, b: &toml::Value) -> Option<(Strin
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::grid::Sweep, *};
+    use crate::identity::work;
+    use record::{EvalCommit, Event, PolicyVersion, Run};
+    use std::path::Path;
+    use store::Follower;
+
+    const PIPELINE: &str = r#"
+        name = "simulation"
+        store.url = "nowhere"
+        student.model = "student"
+        teacher.model = "teacher"
+        prompts.path = "train.jsonl"
+        rollout = { prompts_per_unit = 1, max_new_tokens = 8, draws = 1 }
+        score.top_k_max = 4
+        learn = { steps = 10, rows_per_step = 1, estimator = { name = "reverse_kl_mc", draws = 1 } }
+    "#;
+
+    /// The one run of a sweep in `dir`, whose pipeline ends with `more`.
+    fn member(dir: &Path, more: &str, of_sweep: &str) -> Member {
+        std::fs::write(dir.join("p.toml"), format!("{PIPELINE}{more}")).unwrap();
+        let sweep = format!("name = 's'\npipeline = ['p.toml']\ninto = '{}'\nseeds = [1]\n{of_sweep}", dir.display());
+        std::fs::write(dir.join("s.toml"), sweep).unwrap();
+        Sweep::load(&dir.join("s.toml")).unwrap().members().unwrap().remove(0)
+    }
+
+    async fn begin(member: &Member, parent: Option<Parent>) -> Follower {
+        let run = Run { parent, ..crate::simulation::identity(1, 1, 1) };
+        open(member).await.unwrap().create(run, work("a")).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_run_is_finished_with_the_last_of_its_evaluations() {
+        let dir = tempfile::tempdir().unwrap();
+        let member = member(dir.path(), "eval.sets = { easy = 'easy.jsonl', hard = 'hard.jsonl' }", "");
+        assert!(!is_finished(&member).await.unwrap(), "nothing is there");
+        let mut log = begin(&member, None).await;
+        let evaluated = |set: &str| {
+            let (eval_set, policy_version) = (set.to_string(), PolicyVersion(0));
+            let (accuracy, metrics) = ((1.0, 2.0), Default::default());
+            Event::Eval(EvalCommit { eval_set, policy_version, accuracy, sampled_accuracy: accuracy, metrics })
+        };
+        for (event, finished) in
+            [(evaluated("easy"), false), (Event::Finish { dropped: Vec::new() }, false), (evaluated("hard"), true)]
+        {
+            log.append(work("a"), |_| Some(event.clone())).await.unwrap();
+            assert_eq!(is_finished(&member).await.unwrap(), finished, "after {event:?}");
+        }
+    }
 
     #[test]
     fn the_first_key_that_differs_is_named_with_both_values() {

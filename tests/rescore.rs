@@ -51,19 +51,30 @@ fn the_same_teacher_gives_the_same_scores_and_another_its_own() {
     assert_eq!(text(&again.stdout), "score set `other`: 8 of 8 batches, 0 of them scored now\n");
 
     // What was scored anew can be learned from anew.
-    let replay = |set: &str, into: &str| {
+    let replay = |set: &str, into: &str, args: &[&str]| {
         let mut program = opd();
         program.args(["replay", "--from", &small.store(), "--score-set", set, "--into"]).arg(small.path(into));
-        let output = program.arg(small.path("small.toml")).args(["--set", "learn.max_staleness=1"]).output().unwrap();
+        let output =
+            program.arg(small.path("small.toml")).args(["--set", "learn.max_staleness=1"]).args(args).output().unwrap();
         succeeded(&output);
         text(&output.stdout)
     };
-    assert_eq!(replay("same", "a"), "4 steps, every weights digest equal to the parent's\n");
-    let said = replay("other", "b");
+    assert_eq!(replay("same", "a", &[]), "4 steps, every weights digest equal to the parent's\n");
+    let said = replay("other", "b", &[]);
     assert!(
         said.contains("from step 1 on\n") && said.contains("score.set: `main` in the parent, `other` here"),
         "{said}"
     );
+
+    // Of more than the run itself keeps; what comes of it is evaluated by the same settings.
+    let wider = ["--set", "learn.estimator={ name = \"forward_kl\", top_k = 12 }"];
+    replay("other", "wide", &wider);
+    let wide = small.path("wide").display().to_string();
+    let mut eval = opd();
+    eval.arg("eval").arg(small.path("small.toml")).args(wider).arg("--set").arg(format!("store.url={wide}"));
+    succeeded(&eval.output().unwrap());
+    let evaluated = opd().args(["sql", &wide, "select max(policy_version) from evals", "--format", "csv"]).output();
+    assert_eq!(text(&evaluated.unwrap().stdout).lines().nth(1), Some("4"));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::{
     error::{CommandError, Result},
     estimate::{self, EstimateArgs},
     export::{self, ExportArgs},
-    export_policy, identity, keep, learn, preflight, rescore, score, sft, sql, status,
+    export_policy, identity, keep, learn, preflight, rescore, score, score_set, sft, sql, status,
     stop::Stop,
 };
 use clap::{Args, Parser, Subcommand};
@@ -206,7 +206,11 @@ async fn score(mut args: JobArgs, teachers: Vec<String>, condition: Option<Strin
 
 async fn job(job: Job, args: JobArgs, teachers: &[String]) -> Result<()> {
     let pipeline = Pipeline::load(&args.pipeline.files, &args.pipeline.sets)?;
-    preflight::check_settings(&pipeline)?;
+    match job {
+        // It asks the student anew: what is stored of rollouts and scores is the learner's affair, and in a replay the parent's.
+        Job::Eval => preflight::check_settings(&score_set::as_if_enough(&pipeline))?,
+        _ => preflight::check_settings(&pipeline)?,
+    }
     let threads = match job {
         Job::Rollout => pipeline.rollout.threads,
         Job::Score => pipeline.score.threads,

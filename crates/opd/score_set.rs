@@ -1,6 +1,9 @@
 //! Whether what was stored is what an estimator reads.
 
-use crate::error::{CommandError, Result};
+use crate::{
+    config::Pipeline,
+    error::{CommandError, Result},
+};
 use learner::{EstimatorConfig, estimator::Needs};
 use record::{Codec, DrawsKept, ScoreSet};
 
@@ -35,6 +38,22 @@ pub fn check(store: &str, name: &str, set: &ScoreSet, estimator: &EstimatorConfi
         return Err(CommandError::new(what).hint(format!("{hint}, or take a store that keeps all draws")));
     }
     Ok(())
+}
+
+/// The pipeline as it would be if rollouts and scores held all that its estimator reads: so it is checked for a job that reads none of it.
+pub fn as_if_enough(pipeline: &Pipeline) -> Pipeline {
+    let (needs, mut pipeline) = (pipeline.learn.estimator.needs(), pipeline.clone());
+    let (rollout, score) = (&mut pipeline.rollout, &mut pipeline.score);
+    for (kept, read) in [
+        (&mut rollout.draws, needs.draws),
+        (&mut rollout.top_k_max, needs.sampler_top_k),
+        (&mut score.top_k_max, needs.teacher_top_k),
+        (&mut score.draws, needs.teacher_draws),
+    ] {
+        *kept = (*kept).max(read as u32);
+    }
+    (rollout.draws_kept, rollout.codec) = (DrawsKept::All, Codec::Plain);
+    pipeline
 }
 
 /// What an estimator makes of the draws that no estimator can be given where only those outside the sampler's top-k, of at most
@@ -74,6 +93,32 @@ pub fn check_sampler(what: &str, codec: Codec, estimator: &EstimatorConfig) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{config::from_table, preflight::check_settings};
+
+    #[test]
+    fn a_job_that_reads_no_columns_is_not_refused_for_what_they_lack() {
+        let small = r#"
+            name = "small"
+            store.url = "runs/small"
+            student.model = "student"
+            teacher.model = "teacher"
+            prompts.path = "train.jsonl"
+            rollout = { prompts_per_unit = 4, max_new_tokens = 6, draws = 2, top_k_max = 4, draws_kept = "tail" }
+            score = { top_k_max = 8 }
+            learn = { steps = 4, rows_per_step = 8, estimator = ESTIMATOR }
+        "#;
+        for estimator in [
+            r#"{ name = "forward_kl", top_k = 9 }"#,
+            r#"{ name = "reverse_kl_mc", draws = 3 }"#,
+            r#"{ name = "reverse_kl_hybrid", top_k = 5, draws = 3 }"#,
+            r#"{ name = "forward_kl_mc", draws = 2, from = "teacher" }"#,
+        ] {
+            let table = toml::from_str(&small.replace("ESTIMATOR", estimator)).unwrap();
+            let pipeline: Pipeline = from_table("pipeline", table).unwrap();
+            assert!(check_settings(&pipeline).is_err(), "{estimator}");
+            assert_eq!(check_settings(&as_if_enough(&pipeline)), Ok(()), "{estimator}");
+        }
+    }
 
     /// A store says what it holds; one of an earlier program says nothing of the sampler's top-k or of what later ones added.
     #[test]

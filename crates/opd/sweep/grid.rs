@@ -1,5 +1,6 @@
 //! What a sweep asks for: one TOML file, unfolded into runs.
 
+use super::results::{IDENTITY, MEASURED};
 use crate::{
     config::{Pipeline, from_table},
     error::{CommandError, Result},
@@ -14,6 +15,8 @@ use toml::{Table, Value};
 
 /// The key of an arm that is none of a pipeline's.
 const REPLAY: &str = "replay";
+/// The key of a pipeline that is each run's own.
+const SEED: &str = "seed";
 
 /// `SWEEP.toml`. Keys in `set`, `arms` and `grid` are a pipeline's, written as for `--set`: `"learn.steps" = 100`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -117,12 +120,17 @@ impl Sweep {
     /// tried everything that it could once.
     ///
     /// # Errors
-    /// No seed, an empty list in the grid, settings that no pipeline has (said of the first run with them), names that are
+    /// No seed, or one that is set otherwise, an empty list in the grid, settings that no pipeline has (said of the first run with them), names that are
     /// not unique.
     pub fn members(&self) -> Result<Vec<Member>> {
         let fault = |what: String| CommandError::new(format!("sweep `{}`: {what}", self.name));
         if self.seeds.is_empty() {
             return Err(fault("`seeds` is empty".into()).hint("seeds = [1, 2, 3]"));
+        }
+        let in_arms = self.arms.values().flat_map(Table::keys);
+        if self.set.keys().chain(in_arms).chain(self.grid.keys()).chain(self.tie.keys()).any(|key| key == SEED) {
+            let what = fault(format!("`{SEED}` is set as a key of the pipeline, and each run has its own"));
+            return Err(what.hint("list them as seeds = [1, 2, 3]"));
         }
         if let Some((key, _)) = self.grid.iter().find(|(_, values)| values.is_empty()) {
             return Err(fault(format!("`grid.\"{key}\"` is empty")).hint("give it a value, or leave it out"));
@@ -168,7 +176,7 @@ impl Sweep {
         let settings = settings.iter().filter(|(key, _)| *key != REPLAY);
         let all = self.set.iter().chain(settings).chain(at_point.iter().copied()).chain(tied);
         let mut sets = all.map(|(key, value)| as_set(key, value)).collect::<Result<Vec<_>>>()?;
-        sets.push(format!("seed={seed}"));
+        sets.push(format!("{SEED}={seed}"));
         let url = Value::String(format!("{}/{name}", self.into.trim_end_matches('/')));
         sets.push(format!("store.url={url}"));
         let mut pipeline = Pipeline::load(&self.pipeline, &sets)
@@ -193,12 +201,14 @@ impl Sweep {
         }
     }
 
-    /// The columns of the results that hold the grid's values: the last word of each key, or the whole where that is not
-    /// enough to tell them apart.
+    /// The columns of the results that hold the grid's values: the last word of each key, or the whole where another column has
+    /// that name.
     pub fn point_columns(&self) -> Vec<String> {
+        let is_taken = |word: &str| IDENTITY.contains(&word) || MEASURED.contains(&word);
         let is_unique = |word: &str| self.grid.keys().filter(|key| last_word(key) == word).count() == 1;
+        let is_enough = |word: &str| is_unique(word) && !is_taken(word);
         let column =
-            |key: &String| if is_unique(last_word(key)) { last_word(key).into() } else { key.replace('.', "_") };
+            |key: &String| if is_enough(last_word(key)) { last_word(key).into() } else { key.replace('.', "_") };
         self.grid.keys().map(column).collect()
     }
 }
@@ -297,6 +307,18 @@ mod tests {
     }
 
     #[test]
+    fn a_column_of_the_grid_has_a_name_of_its_own() {
+        let columns = |keys: &str| {
+            let grid = keys.split(' ').map(|key| format!("\"{key}\" = [1]\n")).collect::<String>();
+            let text = format!("name = \"s\"\npipeline = []\ninto = \"x\"\nseeds = [1]\n[grid]\n{grid}");
+            toml::from_str::<Sweep>(&text).unwrap().point_columns()
+        };
+        assert_eq!(columns("rollout.draws rollout.lag"), ["draws", "lag"]);
+        assert_eq!(columns("rollout.draws score.draws score.top_k_max"), ["rollout_draws", "score_draws", "top_k_max"]);
+        assert_eq!(columns("learn.steps a.arm a.run a.seed"), ["a_arm", "a_run", "a_seed", "learn_steps"]);
+    }
+
+    #[test]
     fn an_arm_may_replay_another_store_than_the_sweep() {
         let text = SWEEP.replace("set =", "replay = { from = \"runs/demo\", order = \"seeded\" }\nset =").replace(
             "[arms.reverse]",
@@ -325,6 +347,8 @@ mod tests {
             ("= \"rollout.lag\"", "= \"rollout.lug\"", "which is no key of the grid\nhint: the grid has rollout.lag"),
             ("\"learn.estimator\" = {", "learn = {", "would replace the whole section"),
             ("seeds", "seds", "did you mean `seeds`?"),
+            ("\"rollout.lag\" = [0, 16]", "seed = [0, 16]", "`seed` is set as a key of the pipeline"),
+            ("{ \"learn.steps\" = 7 }", "{ seed = 7 }", "hint: list them as seeds = [1, 2, 3]"),
             ("p.toml", "q.toml", "q.toml`: No such file"),
             ("[arms.forward]", "[arms.forward]\nreplay = 3", "`arms.forward.replay` is 3\nhint: a table"),
             ("[arms.forward]", "[arms.forward]\nreplay = { form = \"x\" }", "unknown field `form`"),

@@ -39,6 +39,9 @@ pub struct Measured {
     pub score_bytes_per_token: f64,
 }
 
+/// The columns of the results that say which run it is, beside the grid's.
+pub const IDENTITY: [&str; 3] = ["run", "arm", "seed"];
+
 /// The columns of the results that are measured, in the order of [`Measured`].
 pub const MEASURED: [&str; 13] = [
     "steps",
@@ -199,4 +202,24 @@ pub fn summary(sweep: &Sweep) -> String {
          avg(sampled_accuracy) as sampled, avg(reverse_kl) as reverse_kl, stddev(reverse_kl) as kl_sd, \
          avg(staleness) as staleness, avg(seconds) as seconds from results{group}"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn whatever_the_grid_varies_the_results_can_be_asked() {
+        let text = r#"
+            name = "s"
+            pipeline = []
+            into = "x"
+            seeds = [1]
+            grid = { "learn.steps" = [1], "rollout.lag" = [1], "a.tokens" = [1], "a.seed" = [1] }
+        "#;
+        let sweep: Sweep = toml::from_str(text).unwrap();
+        let answer = query::ask("results", table(&sweep, &[]).unwrap(), &summary(&sweep)).await.unwrap();
+        let text = query::render(answer, query::Format::Csv).await.unwrap();
+        assert!(text.starts_with("a_seed,a_tokens,learn_steps,lag,runs,accuracy,"), "{text}");
+    }
 }

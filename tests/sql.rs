@@ -1,6 +1,6 @@
 //! `opd sql` as people use it: a shell on a terminal, statements on standard input, several stores, Ctrl-C.
 
-use crate::support::{Small, opd, succeeded, text, wait_for};
+use crate::support::{Small, opd, refused, succeeded, text, wait_for};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::{
@@ -215,6 +215,20 @@ fn statements_are_read_from_standard_input() {
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("`\\nosuch`: there is no such command"), "{}", text(&output.stderr));
     succeeded(&fed(&[&store], ""));
+    // A store with a name has a past too; of several, each has its own.
+    let (named, count) = (format!("a={store}"), "select count(*) as n from a.commits;");
+    let alone = ["--store", &named, "--format", "csv"];
+    let output = fed(&alone, &format!("{count}\\at 0\n{count}\\at live\n{count}"));
+    succeeded(&output);
+    let said = text(&output.stdout);
+    let counts: Vec<&str> = said.lines().filter(|line| *line != "n").collect();
+    assert!(counts.len() == 3 && counts[1] == "1" && counts[0] == counts[2] && counts[0] != "1", "{said}");
+    let output = fed(&[&alone[..], &["--at", "1"]].concat(), count);
+    assert_eq!(text(&output.stdout), "n\n2\n", "{}", text(&output.stderr));
+    let other = named.replacen('a', "b", 1);
+    let both = ["--store", &named, "--store", &other];
+    refused(&fed(&both, "\\at 0\n"), &["`\\at` is of one store, and there are 2\nhint: open one alone"]);
+    refused(&opd().arg("sql").args(both).args(["--at", "0", count]).output().unwrap(), &["--at is of one store"]);
 }
 
 #[test]

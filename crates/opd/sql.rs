@@ -13,7 +13,7 @@ use crate::{
     error::{CommandError, Result},
     output::unless_gone,
 };
-use console::{Console, End};
+use console::{Console, End, only_one};
 use std::{
     io::{BufWriter, IsTerminal, Read, Write},
     path::PathBuf,
@@ -54,7 +54,7 @@ pub struct Args {
     #[arg(long = "store", value_name = "NAME=STORE")]
     stores: Vec<String>,
     /// See the store as it was after this commit.
-    #[arg(long, value_name = "SEQ", conflicts_with = "stores")]
+    #[arg(long, value_name = "SEQ")]
     at: Option<u64>,
     /// How to print the answer.
     #[arg(long, value_enum, default_value_t = Format::Table)]
@@ -70,6 +70,9 @@ pub struct Args {
 /// No run in a store, a query that is not understood or would write, a damaged object.
 pub async fn run(args: Args) -> Result<()> {
     let (stores, query) = asked(&args)?;
+    if args.at.is_some() {
+        only_one("--at", stores.len())?;
+    }
     let mut opened = Vec::new();
     for (name, url) in stores {
         opened.push((name, Store::open(&url, StoreOptions::default()).await?));

@@ -109,8 +109,8 @@ impl Console {
     }
 
     async fn go_to(&mut self, at: Option<u64>) -> Result<()> {
-        if at.is_some() && self.stores.len() > 1 {
-            return Err(CommandError::new("`\\at` is of one store, and there are several").hint("open one alone"));
+        if at.is_some() {
+            only_one("`\\at`", self.stores.len())?;
         }
         self.session = Arc::new(open(&self.stores, at).await?);
         self.at = at;
@@ -206,13 +206,24 @@ async fn answer(session: &Session, sql: &str, format: query::Format, path: Optio
     unless_gone(out.flush())
 }
 
-/// A session on one store without a name, or on several with names.
+/// That a commit, which `key` names, is of the one store there is.
+///
+/// # Errors
+/// If there are several: each has a log of its own.
+pub fn only_one(key: &str, stores: usize) -> Result<()> {
+    match stores {
+        0 | 1 => Ok(()),
+        _ => Err(CommandError::new(format!("{key} is of one store, and there are {stores}")).hint("open one alone")),
+    }
+}
+
+/// A session on one store without a name, or on those with names.
 async fn open(stores: &[(Option<String>, Store)], at: Option<u64>) -> Result<Session> {
     match stores {
         [(None, store)] => Ok(query::open(store, at).await?),
         named => {
             let named = named.iter().map(|(name, store)| (name.clone().unwrap_or_default(), store.clone()));
-            Ok(query::open_all(named.collect()).await?)
+            Ok(query::open_all(named.collect(), at).await?)
         }
     }
 }

@@ -75,11 +75,11 @@ pub async fn open_within(store: &Store, at: Option<u64>, memory: usize) -> Resul
     Session::over(attached, memory, runtime(memory)?).await
 }
 
-/// As [`open`], for several stores at the ends of their logs: the tables of each are in a schema of its name, `a.steps`.
+/// As [`open`], for stores with names: the tables of each are in a schema of its name, `a.steps`. A commit `at` is one of each log.
 ///
 /// # Errors
 /// As [`open`]; [`QueryError::StoreName`] for a name that SQL would have to quote, that is taken or that two have.
-pub async fn open_all(stores: Vec<(String, Store)>) -> Result<Session> {
+pub async fn open_all(stores: Vec<(String, Store)>, at: Option<u64>) -> Result<Session> {
     for (i, (name, _)) in stores.iter().enumerate() {
         let fault = |expected| Err(QueryError::StoreName { name: name.clone(), expected });
         let is_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
@@ -93,7 +93,7 @@ pub async fn open_all(stores: Vec<(String, Store)>) -> Result<Session> {
             return fault("a name of its own for each store");
         }
     }
-    Session::over(attach(stores, None, MEMORY).await?, MEMORY, runtime(MEMORY)?).await
+    Session::over(attach(stores, at, MEMORY).await?, MEMORY, runtime(MEMORY)?).await
 }
 
 async fn attach(stores: Vec<(String, Store)>, at: Option<u64>, memory: usize) -> Result<Vec<Attached>> {

@@ -27,7 +27,7 @@ async fn each_store_is_a_schema() {
     fixture::run(&one).await;
     fixture::start(&two).await;
     let both = || vec![("a".to_string(), one.clone()), ("b_2".to_string(), two.clone())];
-    let session = query::open_all(both()).await.unwrap();
+    let session = query::open_all(both(), None).await.unwrap();
     let sql = "select (select count(*) from a.steps) as a, (select count(*) from b_2.steps) as b, \
         (select count(*) from a.throughput) as c, detokenize([10]) as d";
     assert_eq!(ask(&session, sql).await.unwrap(), "a,b,c,d\n2,0,4, one\n");
@@ -54,10 +54,12 @@ async fn each_store_is_a_schema() {
         assert!(error.contains(says), "{sql}: {error}");
     }
     for name in ["", "A", "1a", "a.b", "a b", "information_schema"] {
-        let error = query::open_all(vec![(name.into(), one.clone())]).await.err();
+        let error = query::open_all(vec![(name.into(), one.clone())], None).await.err();
         assert!(matches!(&error, Some(QueryError::StoreName { .. })), "{name}: {error:?}");
     }
-    let twice = query::open_all(vec![("a".into(), one.clone()), ("a".into(), two.clone())]).await.err();
+    let past = query::open_all(vec![("a".into(), one.clone())], Some(0)).await.unwrap();
+    assert_eq!(ask(&past, "select count(*) as n from a.commits").await.unwrap(), "n\n1\n");
+    let twice = query::open_all(vec![("a".into(), one.clone()), ("a".into(), two.clone())], None).await.err();
     assert!(twice.is_some_and(|error| error.to_string().contains("a name of its own for each store")));
 }
 

@@ -22,7 +22,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use process::Doing;
 use results::Measured;
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     io::IsTerminal,
     path::PathBuf,
     process::ExitStatus,
@@ -78,16 +78,17 @@ pub async fn run(args: Args) -> Result<()> {
         }
         return Ok(());
     }
-    let mut todo = VecDeque::new();
+    let (mut before, mut todo) = (BTreeSet::new(), VecDeque::new());
     for member in &members {
-        if !is_finished(member).await? {
-            todo.push_back(member);
+        match is_finished(member).await? {
+            true => drop(before.insert(&member.name)),
+            false => todo.push_back(member),
         }
     }
     let mut failed = Vec::new();
     if !args.results && !todo.is_empty() {
         let stop = Stop::listen();
-        failed = make(&sweep, members.len(), todo, &stop).await?;
+        failed = make(&sweep, members.len(), todo, &stop).await;
         if stop.is_asked() {
             say("stopped; the same command goes on from here");
             return Ok(());
@@ -95,10 +96,17 @@ pub async fn run(args: Args) -> Result<()> {
     }
     let mut done = Vec::new();
     for member in &members {
-        if is_finished(member).await? {
-            done.push((member, Measured::of(&open(member).await?).await?));
+        match came_of(member, before.contains(&member.name)).await {
+            Ok(measured) => done.extend(measured.map(|measured| (member, measured))),
+            // The others' results are shown all the same.
+            Err(error) => {
+                say(&format!("run `{}`: {error}", member.name));
+                failed.push(member.name.clone());
+            }
         }
     }
+    failed.sort();
+    failed.dedup();
     if done.is_empty() {
         return Err(complaint(&sweep, &failed));
     }
@@ -126,8 +134,23 @@ fn complaint(sweep: &Sweep, failed: &[String]) -> CommandError {
     }
 }
 
+/// What came of a run, once it is finished.
+async fn came_of(member: &Member, is_known_to_be: bool) -> Result<Option<Measured>> {
+    Ok(match is_known_to_be || is_finished(member).await? {
+        true => Some(Measured::of(&open(member).await?).await?),
+        false => None,
+    })
+}
+
 async fn open(member: &Member) -> Result<Store> {
     Ok(Store::open(&member.pipeline.store.url, StoreOptions::default()).await?)
+}
+
+/// How a run in the making stands.
+enum Stands {
+    AtWork,
+    Ended,
+    Failed,
 }
 
 /// A run in the making.
@@ -165,6 +188,23 @@ impl<'a> Running<'a> {
         status.success() || (self.doing == Doing::Replay && status.code() == Some(EXIT_FINDING.into()))
     }
 
+    /// Looks at its process. One that was stopped has ended well, wherever it was.
+    async fn turn(&mut self, sweep: &Sweep, stop: &Stop) -> Result<Stands> {
+        self.look().await;
+        let ended = self.child.try_wait().map_err(|error| CommandError::new(error.to_string()))?;
+        let Some(status) = ended else { return Ok(Stands::AtWork) };
+        if !self.did(status) {
+            return Ok(Stands::Failed);
+        }
+        if stop.is_asked() {
+            return Ok(Stands::Ended);
+        }
+        if self.go_on(sweep).await? {
+            return Ok(Stands::AtWork);
+        }
+        Ok(if is_finished(self.member).await? { Stands::Ended } else { Stands::Failed })
+    }
+
     /// How far it is, as its log says.
     async fn look(&mut self) {
         if self.follower.is_none() {
@@ -181,8 +221,9 @@ impl<'a> Running<'a> {
     }
 }
 
-/// Makes the runs in `todo`, so many at a time; returns the names of those that failed.
-async fn make(sweep: &Sweep, all: usize, mut todo: VecDeque<&Member>, stop: &Stop) -> Result<Vec<String>> {
+/// Makes the runs in `todo`, so many at a time; returns the names of those that failed. What is wrong with one is said, and the others
+/// go on.
+async fn make(sweep: &Sweep, all: usize, mut todo: VecDeque<&Member>, stop: &Stop) -> Vec<String> {
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let at_once = if sweep.at_once == 0 { (cores / 2).max(1) } else { sweep.at_once };
     let is_terminal = std::io::stderr().is_terminal();
@@ -205,7 +246,13 @@ async fn make(sweep: &Sweep, all: usize, mut todo: VecDeque<&Member>, stop: &Sto
         while running.len() < at_once && !stop.is_asked() {
             let Some(member) = todo.pop_front() else { break };
             let bar = bars.add(ProgressBar::new_spinner().with_style(style("  {prefix} {wide_msg}")));
-            running.push(Running::start(sweep, member, bar)?);
+            match Running::start(sweep, member, bar) {
+                Ok(run) => running.push(run),
+                Err(error) => {
+                    say_above(&format!("run `{}` failed: {error}", member.name));
+                    failed.push(member.name.clone());
+                }
+            }
         }
         if running.is_empty() {
             break;
@@ -229,35 +276,33 @@ async fn make(sweep: &Sweep, all: usize, mut todo: VecDeque<&Member>, stop: &Sto
         }
         let mut still = Vec::new();
         for mut run in running {
-            run.look().await;
-            let ended = run
-                .child
-                .try_wait()
-                .map_err(|error| CommandError::new(format!("run `{}`: {error}", run.member.name)))?;
-            let Some(status) = ended else {
-                still.push(run);
-                continue;
-            };
-            if run.did(status) && !stop.is_asked() && run.go_on(sweep).await? {
-                still.push(run);
-                continue;
+            let name = &run.member.name;
+            match run.turn(sweep, stop).await {
+                Ok(Stands::AtWork) => {
+                    still.push(run);
+                    continue;
+                }
+                Ok(Stands::Ended) => {
+                    let took = run.since.elapsed().as_secs_f64();
+                    (seconds, finished) = (seconds + took, finished + 1);
+                    if !stop.is_asked() {
+                        say_above(&format!("{}/{all}  {name}  {took:.0} s", all - todo.len() - still.len()));
+                    }
+                }
+                Ok(Stands::Failed) => {
+                    say_above(&format!("run `{name}` failed; its last words:"));
+                    run.words.await.unwrap_or_default().iter().for_each(|line| say_above(&format!("  {line}")));
+                    failed.push(name.clone());
+                }
+                Err(error) => {
+                    say_above(&format!("run `{name}` failed: {error}"));
+                    failed.push(name.clone());
+                }
             }
             run.bar.finish_and_clear();
-            let took = run.since.elapsed().as_secs_f64();
-            if run.did(status) && (stop.is_asked() || is_finished(run.member).await?) {
-                (seconds, finished) = (seconds + took, finished + 1);
-                if !stop.is_asked() {
-                    let place = format!("{}/{all}", all - todo.len() - still.len());
-                    say_above(&format!("{place}  {}  {took:.0} s", run.member.name));
-                }
-            } else {
-                say_above(&format!("run `{}` failed; its last words:", run.member.name));
-                run.words.await.unwrap_or_default().iter().for_each(|line| say_above(&format!("  {line}")));
-                failed.push(run.member.name.clone());
-            }
         }
         running = still;
     }
     overall.finish_and_clear();
-    Ok(failed)
+    failed
 }

@@ -4,6 +4,7 @@ use super::{grid::Member, open};
 use crate::{
     config::{Pipeline, ScoreSection},
     error::{CommandError, Result},
+    output::say,
     plan,
     replay::{self, Source},
 };
@@ -42,7 +43,18 @@ pub(super) async fn is_finished(member: &Member) -> Result<bool> {
             // A replay may have found rows for fewer steps.
             if before.learn.steps < asked.learn.steps {
                 let source = Source { at: now.run.parent.as_ref().map(|parent| parent.seq), ..source.clone() };
-                asked.learn.steps = replay::length(&source, &member.pipeline).await?;
+                asked.learn.steps = match replay::length(&source, &member.pipeline).await {
+                    Ok(steps) => steps,
+                    // Gone or moved: what it has come to lies in its own log, and one that goes on will say what it lacks.
+                    Err(error) => {
+                        let (steps, wanted) = (before.learn.steps, asked.learn.steps);
+                        say(&format!(
+                            "run `{}` is taken as it is, with {steps} steps of {wanted}; whether there were rows for more is not known: {error}",
+                            member.name
+                        ));
+                        steps
+                    }
+                };
             }
         }
         if let Some((key, had, wants)) = difference(&before, &asked) {
@@ -161,6 +173,23 @@ mod tests {
         for (event, finished) in
             [(evaluated("easy"), false), (Event::Finish { dropped: Vec::new() }, false), (evaluated("hard"), true)]
         {
+            log.append(work("a"), |_| Some(event.clone())).await.unwrap();
+            assert_eq!(is_finished(&member).await.unwrap(), finished, "after {event:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_replay_that_has_ended_is_read_without_its_parent() {
+        let dir = tempfile::tempdir().unwrap();
+        let gone = dir.path().join("gone").display().to_string();
+        let member = member(dir.path(), "", &format!("replay = {{ from = '{gone}' }}"));
+        let (order, run_id) = (ReplayOrder::Recorded, "a".to_string());
+        let parent = Parent { url: gone, run_id, seq: 9, order, condition: None, share: None };
+        let mut log = begin(&member, Some(parent)).await;
+        let mut shorter = member.pipeline.clone();
+        shorter.learn.steps = 3;
+        let settings = serde_json::to_value(&shorter).unwrap();
+        for (event, finished) in [(Event::Config { settings }, false), (Event::Finish { dropped: Vec::new() }, true)] {
             log.append(work("a"), |_| Some(event.clone())).await.unwrap();
             assert_eq!(is_finished(&member).await.unwrap(), finished, "after {event:?}");
         }

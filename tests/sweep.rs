@@ -1,7 +1,11 @@
 //! A sweep through the binary: made, gone on with, asked, drawn, and refused where it would pass off other settings' results.
 
 use crate::support::{Small, opd, succeeded, text};
-use std::process::Output;
+use rustix::process::{Pid, Signal, kill_process};
+use std::{
+    io::{BufRead, BufReader, Read},
+    process::{Output, Stdio},
+};
 
 const SWEEP: &str = r#"
 name = "rates"
@@ -72,6 +76,27 @@ fn a_run_that_fails_is_named_with_its_last_words_and_the_others_are_made() {
     assert!(said.contains("run `bad-learning_rate0.01-seed1` failed; its last words:"), "{said}");
     assert!(said.contains("nowhere") && said.contains("1 run failed"), "{said}");
     assert!(text(&made.stdout).contains("good,0.01,1,"), "{}", text(&made.stdout));
+}
+
+#[test]
+fn what_failed_before_a_sweep_was_stopped_is_told_with_its_end() {
+    let small = Small::new();
+    let endless = SWEEP.replace("at_once = 2", "at_once = 1").replace("[1, 2]", "[1]").replace("= 2 }", "= 1000000 }")
+        + "[arms.bad]\n\"student.model\" = \"nowhere\"\n[arms.good]\n";
+    let endless = endless.replace("[1e-3, 1e-2]", "[1e-2]").replace("INTO", &small.path("runs").display().to_string());
+    std::fs::write(small.path("sweep.toml"), endless).unwrap();
+    let mut child = opd().arg("sweep").arg(small.path("sweep.toml")).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("failed; its last words:") {
+        line.clear();
+        assert!(said.read_line(&mut line).unwrap() > 0, "it ended");
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(2), "{rest}");
+    assert!(rest.contains("stopped;") && rest.contains("1 run failed: bad-learning_rate0.01-seed1"), "{rest}");
 }
 
 #[test]

@@ -91,7 +91,7 @@ pub async fn run(args: Args) -> Result<()> {
         failed = make(&sweep, members.len(), todo, &stop).await;
         if stop.is_asked() {
             say("stopped; the same command goes on from here");
-            return Ok(());
+            return if failed.is_empty() { Ok(()) } else { Err(complaint(&sweep, &failed)) };
         }
     }
     let mut done = Vec::new();
@@ -221,11 +221,17 @@ impl<'a> Running<'a> {
     }
 }
 
+/// How many of these are made at a time on so many cores: the jobs of a run overlap on two, a replay is one process with its threads.
+fn as_many_as_fit<'a>(members: impl Iterator<Item = &'a Member>, cores: usize) -> usize {
+    let needs = |of: &Member| if of.replay.is_some() { of.pipeline.learn.threads as usize } else { 2 };
+    (cores / members.map(needs).max().unwrap_or(1).max(1)).max(1)
+}
+
 /// Makes the runs in `todo`, so many at a time; returns the names of those that failed. What is wrong with one is said, and the others
 /// go on.
 async fn make(sweep: &Sweep, all: usize, mut todo: VecDeque<&Member>, stop: &Stop) -> Vec<String> {
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    let at_once = if sweep.at_once == 0 { (cores / 2).max(1) } else { sweep.at_once };
+    let at_once = if sweep.at_once == 0 { as_many_as_fit(todo.iter().copied(), cores) } else { sweep.at_once };
     let is_terminal = std::io::stderr().is_terminal();
     let bars = MultiProgress::with_draw_target(match is_terminal {
         true => ProgressDrawTarget::stderr(),
@@ -305,4 +311,42 @@ async fn make(sweep: &Sweep, all: usize, mut todo: VecDeque<&Member>, stop: &Sto
     }
     overall.finish_and_clear();
     failed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_takes_two_cores_and_a_replay_those_of_its_threads() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipeline = r#"
+            name = "small"
+            store.url = "nowhere"
+            student.model = "student"
+            teacher.model = "teacher"
+            prompts.path = "train.jsonl"
+            rollout = { prompts_per_unit = 1, max_new_tokens = 8 }
+            score.top_k_max = 4
+            learn = { steps = 10, rows_per_step = 1, estimator = { name = "reverse_kl_mc", draws = 1 } }
+        "#;
+        std::fs::write(dir.path().join("p.toml"), pipeline).unwrap();
+        let sweep = r#"
+            name = "s"
+            pipeline = ["p.toml"]
+            into = "nowhere"
+            seeds = [1]
+            [arms]
+            run = {}
+            narrow = { replay = { from = "x" } }
+            wide = { replay = { from = "x" }, "learn.threads" = 4 }
+        "#;
+        std::fs::write(dir.path().join("s.toml"), sweep).unwrap();
+        let members = Sweep::load(&dir.path().join("s.toml")).unwrap().members().unwrap();
+        let fit = |arms: &[&str], cores: usize| {
+            as_many_as_fit(members.iter().filter(|member| arms.contains(&member.arm.as_str())), cores)
+        };
+        assert_eq!([fit(&["run"], 9), fit(&["narrow"], 9), fit(&["wide"], 9)], [4, 9, 2]);
+        assert_eq!((fit(&["run", "narrow"], 9), fit(&["wide"], 2)), (4, 1));
+    }
 }

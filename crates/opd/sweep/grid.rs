@@ -30,7 +30,8 @@ pub struct Sweep {
     pub into: String,
     /// Each run is made once for each of these.
     pub seeds: Vec<u64>,
-    /// Runs that are made at a time; 0 is one for every two cores, since a run's jobs overlap.
+    /// Runs that are made at a time; 0 is one for every two cores, since a run's jobs overlap, of replays one for every
+    /// `learn.threads`.
     #[serde(default)]
     pub at_once: usize,
     /// Recorded rows that each run is a replay of; without, they sample their own. An arm may name its own: `replay = { from = ... }`.

@@ -75,6 +75,12 @@ fn the_same_teacher_gives_the_same_scores_and_another_its_own() {
     succeeded(&eval.output().unwrap());
     let evaluated = opd().args(["sql", &wide, "select max(policy_version) from evals", "--format", "csv"]).output();
     assert_eq!(text(&evaluated.unwrap().stdout).lines().nth(1), Some("4"));
+
+    // A replay has no rows to be scored.
+    let says = [&format!("the run in `{wide}` is a replay"), &format!("hint: name `{}` instead", small.store())];
+    let says = says.map(String::as_str);
+    refused(&score(&small, "new", "other", &wide, &[]).output().unwrap(), &says);
+    refused(&opd().args(["compact", &wide, "--codec", "fast", "--set", "new"]).output().unwrap(), &says);
 }
 
 #[test]
@@ -116,6 +122,10 @@ fn a_condition_chooses_batches_and_what_cannot_be_scored_is_said() {
     let output = score(&small, "some", "other", &store, &["--where", "unit < 3"]).output().unwrap();
     succeeded(&output);
     assert_eq!(small.sql("select count(distinct batch) from scores where score_set = 'some'"), ["3"]);
+    // Of less than the run's own estimator reads, which reads the run's own.
+    let less = ["--set", "learn.estimator={ name = \"forward_kl\", top_k = 8 }", "--set", "score.top_k_max=2"];
+    let less = [&less[..], &["--where", "unit < 1"]].concat();
+    succeeded(&score(&small, "less", "other", &store, &less).output().unwrap());
     for (name, model, args, says) in [
         ("main", "other", &[][..], &["--set `main` is the run's own score set"][..]),
         ("a b", "other", &[], &["--set `a b`", "letters"]),

@@ -1,6 +1,7 @@
 //! `opd compact`: the scores of a set once more, in fewer bytes, as a score set of their own with the same rows.
 
 use crate::{
+    beside,
     error::{CommandError, Result, not_stored},
     output::{say, show},
     progress::Line,
@@ -128,10 +129,8 @@ fn commit_of(set: &ScoreSetCommit, batch: &str, object: ObjectRef, codec: Codec,
 /// One that nothing is to be gained by, or that cannot be made of its parent.
 fn plan(args: &Args, now: &Snapshot) -> Result<ScoreSetCommit> {
     let fault = |what: String, hint: &str| Err(CommandError::new(what).hint(hint));
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if args.name.is_empty() || args.name.len() > 100 || !args.name.chars().all(is_plain) {
-        return fault(format!("--set `{}`", args.name), "a name is 1 to 100 letters, digits, `-`, `_` and `.`");
-    }
+    beside::check_name(&args.name)?;
+    beside::check_has_rows(&args.store, now)?;
     let own = now.run.score_sets.keys();
     let Some(parent) = args.parent.as_ref().or_else(|| own.clone().next()) else {
         return fault(format!("`{}` has no score set", args.store), "score its rollouts first");

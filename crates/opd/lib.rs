@@ -9,6 +9,7 @@
 #![warn(missing_docs)]
 
 pub mod answers;
+pub mod beside;
 pub mod cli;
 pub mod compact;
 pub mod config;

@@ -2,6 +2,7 @@
 //! run's own. The rollouts, and what the learner does, stay as they are.
 
 use crate::{
+    beside,
     cli::PipelineArgs,
     config::{Pipeline, apply_sets, from_table},
     context::open_store,
@@ -9,7 +10,7 @@ use crate::{
     failpoint::{self, Point},
     identity::model_digest,
     output::{say, show},
-    preflight, progress, score,
+    preflight, progress, score, score_set,
     stop::Stop,
 };
 use model::{Tokenizer, Transformer};
@@ -40,13 +41,11 @@ pub struct Args {
 /// A teacher with other tokens, a set that is the run's own or was begun otherwise, a condition that selects nothing.
 pub async fn run(args: Args) -> Result<()> {
     let pipeline = resolve(&args.pipeline).await?;
-    if args.name.is_empty() || args.name.len() > 100 || !args.name.chars().all(is_plain) {
-        return Err(CommandError::new(format!("--set `{}`", args.name))
-            .hint("a name is 1 to 100 letters, digits, `-`, `_` and `.`"));
-    }
+    beside::check_name(&args.name)?;
     model::set_threads(pipeline.score.threads as usize);
     let (store, stop) = (open_store(&pipeline).await?, Stop::listen());
     let mut log = store.follow().await?;
+    beside::check_has_rows(&pipeline.store.url, log.snapshot())?;
     let set = declare(&args, &pipeline, log.snapshot()).await?;
     let wanted = match &args.condition {
         Some(condition) => Some(chosen(&store, log.snapshot().seq, condition).await?),
@@ -65,7 +64,7 @@ pub async fn run(args: Args) -> Result<()> {
         (progress::Line::new("score"), args.teacher.clone(), model::device(&pipeline.score.device)?);
     let mut network = off_thread(move || Ok(Transformer::load(&dir, device)?)).await?;
     let vocabulary = network.real_vocab() as u32;
-    let (mut made, mut unread) = (0, 0);
+    let (mut made, mut unread) = (0, BTreeSet::new());
     for batch in worker.ordered(&batches) {
         if stop.is_asked() {
             break;
@@ -80,7 +79,7 @@ pub async fn run(args: Args) -> Result<()> {
             Ok(rollouts) => rollouts,
             Err(error) if error.is_of_one_object() => {
                 line.say(&format!("batch `{}` is left out: {error}", batch.batch));
-                unread += 1;
+                unread.insert(batch.batch.clone());
                 continue;
             }
             Err(error) => return Err(error.into()),
@@ -105,11 +104,11 @@ pub async fn run(args: Args) -> Result<()> {
         failpoint::pass(Job::Score, Point::AfterCommit);
         done.insert(batch.batch.clone());
         made += 1;
-        line.show(&format!("{} of {} batches in `{}`", done.len(), batches.len(), args.name));
+        let Tally { there, .. } = tally(&batches, &done, &unread);
+        line.show(&format!("{there} of {} batches in `{}`", batches.len(), args.name));
     }
     line.clear();
-    let there = batches.iter().filter(|batch| done.contains(&batch.batch)).count();
-    let left = batches.len() - there - unread;
+    let Tally { there, unread, left } = tally(&batches, &done, &unread);
     if left > 0 {
         say(&format!("stopped with {left} of {} batches to go; the same command goes on", batches.len()));
     }
@@ -121,10 +120,6 @@ pub async fn run(args: Args) -> Result<()> {
         );
     }
     Ok(())
-}
-
-fn is_plain(c: char) -> bool {
-    c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')
 }
 
 /// The pipeline that is given, or the latest settings of the run in the store that is.
@@ -144,7 +139,8 @@ async fn resolve(args: &PipelineArgs) -> Result<Pipeline> {
         }
         files => Pipeline::load(files, &args.sets)?,
     };
-    preflight::check_settings(&pipeline)?;
+    // Who learns from the new set says by which estimator; this run's reads its own.
+    preflight::check_settings(&score_set::as_if_enough(&pipeline))?;
     Ok(pipeline)
 }
 
@@ -240,6 +236,27 @@ fn delivered<'a>(commits: &'a [Commit], wanted: Option<&BTreeSet<BatchId>>) -> V
     delivered.filter(|of| !gone.contains(&of.batch)).filter(is_wanted).collect()
 }
 
+/// How many batches have scores, could not be read and have none, and are left.
+#[derive(Debug, PartialEq)]
+struct Tally {
+    there: usize,
+    unread: usize,
+    left: usize,
+}
+
+/// What this worker could not read, another may have scored.
+fn tally(batches: &[&RolloutCommit], done: &BTreeSet<BatchId>, unread: &BTreeSet<BatchId>) -> Tally {
+    let mut tally = Tally { there: 0, unread: 0, left: 0 };
+    for batch in batches {
+        match (done.contains(&batch.batch), unread.contains(&batch.batch)) {
+            (true, _) => tally.there += 1,
+            (false, true) => tally.unread += 1,
+            (false, false) => tally.left += 1,
+        }
+    }
+    tally
+}
+
 /// The batches with scores in the set.
 fn scored(commits: &[Commit], name: &str) -> BTreeSet<BatchId> {
     let scored = commits.iter().filter_map(|commit| match &commit.event {
@@ -281,5 +298,30 @@ impl Worker {
         let number = u64::from_str_radix(&hash[..8], 16).unwrap_or_default();
         let place = (number % batches.len().max(1) as u64) as usize;
         batches[place..].iter().chain(&batches[..place])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use record::{Digest, ObjectRef, PolicyVersion, RowSet, UnitRows};
+
+    #[test]
+    fn a_batch_that_another_could_read_is_not_counted_as_unread() {
+        let commit = |batch: &str| RolloutCommit {
+            batch: batch.into(),
+            of: UnitRows { unit: 0, rows: RowSet::first(1) },
+            teacher_id: "teacher".into(),
+            policy_version: PolicyVersion(0),
+            tokens: 1,
+            object: ObjectRef { key: batch.into(), bytes: 1, digest: Digest::of(b"x") },
+            codec: None,
+            claims: Claims::default(),
+        };
+        let batches = ["a", "b", "c", "d"].map(commit);
+        let ids = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<BTreeSet<BatchId>>();
+        // Sets begun with another --where hold other batches too.
+        let counted = tally(&batches.each_ref(), &ids(&["a", "b", "z"]), &ids(&["b", "c"]));
+        assert_eq!(counted, Tally { there: 2, unread: 1, left: 1 });
     }
 }

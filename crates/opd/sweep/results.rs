@@ -3,7 +3,7 @@
 use super::grid::{Member, Sweep, short};
 use crate::{error::Result, trace::stages_busy};
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array};
-use record::{Commit, Event, Job, Ratio, StepCommit};
+use record::{Commit, Event, Job, Ratio, Run, StepCommit};
 use std::sync::Arc;
 use store::Store;
 use toml::Value;
@@ -35,8 +35,8 @@ pub struct Measured {
     pub tokens: u64,
     /// Of rollouts, scores and learner, how many were at work at once on average.
     pub stages_busy: Option<f64>,
-    /// Bytes of score objects for each token scored.
-    pub score_bytes_per_token: f64,
+    /// Bytes of score objects for each token scored, in the run's own score set.
+    pub score_bytes_per_token: Option<f64>,
 }
 
 /// The columns of the results that say which run it is, beside the grid's.
@@ -77,9 +77,6 @@ impl Measured {
             .collect();
         let last = &steps[steps.len() - steps.len().div_ceil(10)..];
         let tokens_of = |job: Job| commits.iter().filter(move |of| of.work.job == job).map(|of| of.work.tokens).sum();
-        let scored: u64 = tokens_of(Job::Score);
-        // As they were committed: what was archived since takes less.
-        let score_bytes: u64 = commits.iter().map(bytes_of_scores).sum();
         let until = commits.iter().rfind(|commit| matches!(commit.event, Event::Step(_)));
         let since = commits.first().map_or(0, |first| first.at);
         Ok(Self {
@@ -95,7 +92,7 @@ impl Measured {
             seconds: until.map_or(0, |last| last.at - since) as f64 / 1000.0,
             tokens: tokens_of(Job::Learn),
             stages_busy: stages_busy(&commits),
-            score_bytes_per_token: score_bytes as f64 / scored.max(1) as f64,
+            score_bytes_per_token: pooled(commits.iter().filter_map(|commit| scored(commit, &now.run))),
         })
     }
 
@@ -113,7 +110,7 @@ impl Measured {
             Some(self.seconds),
             Some(self.tokens as f64),
             self.stages_busy,
-            Some(self.score_bytes_per_token),
+            self.score_bytes_per_token,
         ]
     }
 
@@ -129,10 +126,13 @@ impl Measured {
     }
 }
 
-fn bytes_of_scores(commit: &Commit) -> u64 {
+/// Bytes and tokens of a batch that was scored in a set of the run's own. As it was committed: what was archived since takes less.
+fn scored(commit: &Commit, run: &Run) -> Option<Ratio> {
     match &commit.event {
-        Event::Scores(scores) => scores.object.bytes,
-        _ => 0,
+        Event::Scores(scores) if run.score_sets.contains_key(&scores.score_set) => {
+            Some((scores.object.bytes as f64, commit.work.tokens as f64))
+        }
+        _ => None,
     }
 }
 
@@ -207,6 +207,28 @@ pub fn summary(sweep: &Sweep) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simulation;
+    use record::{Claims, Digest, ObjectRef, ScoreCommit};
+
+    #[test]
+    fn bytes_of_scores_are_of_the_runs_own_set_and_none_are_not_zero() {
+        let run = simulation::identity(1, 1, 1);
+        let own = run.score_sets.keys().next().unwrap().clone();
+        let commit = |(set, bytes, tokens): (&str, u64, u64)| {
+            let object = ObjectRef { key: "x".into(), bytes, digest: Digest::of(b"x") };
+            let (score_set, claims) = (set.to_string(), Claims::default());
+            let scores = ScoreCommit { batch: "a".into(), score_set, parent: None, object, packing: None, claims };
+            let mut commit = simulation::commit(1, "score-0", Job::Score, Event::Scores(scores));
+            commit.work.tokens = tokens;
+            commit
+        };
+        let bytes = |of: &[(&str, u64, u64)]| {
+            let commits: Vec<Commit> = of.iter().copied().map(commit).collect();
+            pooled(commits.iter().filter_map(|commit| scored(commit, &run)))
+        };
+        assert_eq!(bytes(&[(&own, 300, 10), ("small", 50, 0), ("large", 900, 10), (&own, 100, 10)]), Some(20.0));
+        assert_eq!(bytes(&[("small", 50, 10)]), None);
+    }
 
     #[tokio::test]
     async fn whatever_the_grid_varies_the_results_can_be_asked() {

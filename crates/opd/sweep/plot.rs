@@ -110,9 +110,20 @@ fn spread(values: &[f64]) -> (f64, Option<f64>) {
     (mean, (values.len() > 1).then(|| (sum / (count - 1.0)).sqrt()))
 }
 
-/// Round numbers that cover what is drawn.
+/// Values nearer to each other than this share of them are drawn as one.
+const ALIKE: f64 = 1e-9;
+
+/// Round numbers that cover what is drawn, two or more.
 fn ticks(least: f64, most: f64) -> Vec<f64> {
-    let raw = ((most - least) / 5.0).max(1e-12);
+    let size = least.abs().max(most.abs());
+    let (least, most) = if most - least > ALIKE * size {
+        (least, most)
+    } else if size > 0.0 {
+        (least - 0.1 * size, most + 0.1 * size)
+    } else {
+        (0.0, 1.0)
+    };
+    let raw = (most - least) / 5.0;
     let power = 10f64.powf(raw.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].map(|lead| lead * power).into_iter().find(|step| *step >= raw).unwrap_or(raw);
     let (from, to) = ((least / step).floor() as i64, (most / step).ceil() as i64);
@@ -143,7 +154,8 @@ fn draw(chart: &Chart) -> String {
         least = least.max(0.0);
     }
     let ticks = if chart.log { log_ticks(least, most) } else { ticks(least, most) };
-    let (low, high) = (ticks[0], ticks[ticks.len() - 1].max(ticks[0] + 1e-9));
+    // Of a logarithm there may be one tick alone: a decade lies above it.
+    let (low, high) = (ticks[0], if ticks.len() > 1 { ticks[ticks.len() - 1] } else { ticks[0] + 1.0 });
     let y = |value: f64| bottom - (value - low) / (high - low) * (bottom - top);
     let count = chart.places.len() as f64;
     let x = |place: usize| left + (place as f64 + 0.5) / count * (right - left);
@@ -251,6 +263,7 @@ fn line(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn mean_and_deviation_are_over_seeds() {
@@ -261,9 +274,40 @@ mod tests {
     #[test]
     fn ticks_are_round_and_cover_everything() {
         assert_eq!(ticks(0.0, 1.0), [0.0, 0.2, 0.4, 0.6000000000000001, 0.8, 1.0]);
-        for (least, most) in [(0.123, 0.131), (-3.0, 900.0), (5.0, 5.0)] {
+        for (least, most) in
+            [(0.123, 0.131), (-3.0, 900.0), (5.0, 5.0), (0.0, 0.0), (-2e7, -2e7), (1e30, 1e30), (1e-30, 1e-30)]
+        {
             let ticks = ticks(least, most);
             assert!(ticks[0] <= least && ticks[ticks.len() - 1] >= most && ticks.len() < 9, "{ticks:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn ticks_cover_any_values_in_order(a in any_value(), b in prop_oneof![any_value(), Just(0.0)], alike in 0u8..3) {
+            // The same, almost the same, or another.
+            let b = [a, a * (1.0 + f64::EPSILON), b][usize::from(alike)];
+            let (least, most) = (a.min(b), a.max(b));
+            let (ticks, near) = (ticks(least, most), 1e-6 * (most - least).abs() + 1e-9 * least.abs().max(most.abs()));
+            prop_assert!((2..9).contains(&ticks.len()) && ticks.windows(2).all(|pair| pair[0] < pair[1]), "{ticks:?}");
+            prop_assert!(ticks[0] <= least + near && ticks[ticks.len() - 1] >= most - near, "{least} {most} {ticks:?}");
+        }
+    }
+
+    /// Of any size.
+    fn any_value() -> impl Strategy<Value = f64> {
+        (-9.99f64..9.99, -30i32..30).prop_map(|(lead, power)| lead * 10f64.powi(power))
+    }
+
+    #[test]
+    fn large_values_that_are_all_the_same_are_drawn() {
+        for (value, log) in [(17_500_000.0f64, false), (0.0, false), (17_500_000.0, true), (1.0, true)] {
+            let value = if log { value.log10() } else { value };
+            let lines = BTreeMap::from([("a".to_string(), vec![vec![value, value]]), ("b".into(), vec![vec![value]])]);
+            let (title, along, upwards) = (String::new(), String::new(), String::new());
+            let places = vec!["0".to_string()];
+            let svg = draw(&Chart { title, along, upwards, places, log, lines });
+            assert!(!svg.contains("NaN") && !svg.contains("inf"), "{value}: {svg}");
         }
     }
 

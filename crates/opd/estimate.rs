@@ -3,7 +3,7 @@
 mod budget;
 mod models;
 mod parameters;
-pub(crate) mod plot;
+mod plot;
 mod rows;
 mod table;
 
@@ -12,7 +12,7 @@ use crate::{
     export_policy,
     output::{say, show},
     policy::{PolicyLoader, Student},
-    progress,
+    progress, svg,
 };
 use clap::{Args, ValueEnum};
 use learner::estimate::{Budgets, Chosen, Cost, Lists, Networks, Study, over_positions};
@@ -106,7 +106,7 @@ pub async fn run(args: EstimateArgs) -> Result<()> {
         return Err(CommandError::new("--budget with --format csv: it prints lines for a pipeline")
             .hint("leave one of them away"));
     }
-    let plot = args.plot.as_deref().map(plot::check_place).transpose()?;
+    let plot = args.plot.as_deref().map(svg::check_place).transpose()?;
     let store = Store::open(&args.store, StoreOptions::default()).await?;
     let now = store.follow().await?.snapshot().clone();
     let version = export_policy::find(&store, &now, wanted).await?.version;

@@ -1,6 +1,6 @@
 //! What a store has recorded and keeps, whatever became of it: every rollout with scores in a set, consumed or not.
 
-use record::{BatchId, Codec, Commit, DropReason, Event, ObjectRef, RolloutCommit, RowSet, ScoreSet};
+use record::{BatchId, Codec, Commit, DropReason, Event, ObjectRef, RolloutCommit, RowSet, ScoreSet, StepCommit};
 use std::collections::{BTreeMap, BTreeSet};
 use store::{SelectedBatch, Versions};
 
@@ -40,6 +40,15 @@ pub fn scored(commits: &[Commit], score_set: &str, versions: &Versions) -> Vec<R
 /// Batches that nobody is to read any more: somebody found them damaged, or gave them up.
 pub fn gone(commits: &[Commit]) -> BTreeSet<&BatchId> {
     commits.iter().flat_map(|commit| damaged(&commit.event).chain(given_up(&commit.event))).collect()
+}
+
+/// The steps of a log, in order.
+pub fn steps(commits: &[Commit]) -> Vec<&StepCommit> {
+    let steps = commits.iter().filter_map(|commit| match &commit.event {
+        Event::Step(step) => Some(step.as_ref()),
+        _ => None,
+    });
+    steps.collect()
 }
 
 /// The score sets of a log, the run's own and those beside them, by name.

@@ -91,13 +91,7 @@ pub fn outcome(eval: &EvalCommit) -> String {
 }
 
 fn steps(text: &mut String, now: &Snapshot, commits: &[Commit]) {
-    let steps: Vec<_> = commits
-        .iter()
-        .filter_map(|commit| match &commit.event {
-            Event::Step(step) => Some(step),
-            _ => None,
-        })
-        .collect();
+    let steps = recorded::steps(commits);
     let wall = commits.last().map_or(0, |last| last.at) - commits.first().map_or(0, |first| first.at);
     row(text, "steps", &format!("{} in {:.0} s", now.version.0, wall as f64 / 1000.0));
     for name in ["reverse_kl", "forward_kl"] {

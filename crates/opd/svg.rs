@@ -1,7 +1,23 @@
-//! What the plots have in common: names, colours, and labels that do not run into each other.
+//! What the plots have in common: where they are written, names, colours, and labels that do not run into each other.
+
+use crate::error::{CommandError, Result};
+use std::path::{Path, PathBuf};
 
 /// The least distance of two labels.
 pub const LABEL: f64 = 15.0;
+
+/// That a file can be written there, found out before any work.
+///
+/// # Errors
+/// If its folder is not there.
+pub fn check_place(place: &Path) -> Result<PathBuf> {
+    let folder = place.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() || place.is_dir() {
+        let what = format!("--plot `{}`: it cannot be written there", place.display());
+        return Err(CommandError::new(what).hint("name a file in a folder that is there"));
+    }
+    Ok(place.to_path_buf())
+}
 
 /// Text as it may stand in an SVG.
 pub fn escaped(text: &str) -> String {

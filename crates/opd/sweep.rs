@@ -11,10 +11,10 @@ mod results;
 
 use crate::{
     error::{CommandError, EXIT_FINDING, Result},
-    estimate::plot::check_place,
     output::say,
     sql::{self, Format},
     stop::Stop,
+    svg,
 };
 use finished::is_finished;
 use grid::Member;
@@ -69,7 +69,7 @@ pub async fn run(args: Args) -> Result<()> {
     let members = sweep.members()?;
     plot::check(&sweep)?;
     if let Some(place) = &args.plot {
-        check_place(place)?;
+        svg::check_place(place)?;
     }
     if args.dry_run {
         for member in &members {

@@ -6,23 +6,7 @@ use crate::{
     svg::{apart, escaped, look},
 };
 use learner::estimate::Line;
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
-
-/// That a file can be written there, found out before any work.
-///
-/// # Errors
-/// If its folder is not there.
-pub(crate) fn check_place(place: &Path) -> Result<PathBuf> {
-    let folder = place.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !folder.is_dir() || place.is_dir() {
-        let what = format!("--plot `{}`: it cannot be written there", place.display());
-        return Err(CommandError::new(what).hint("name a file in a folder that is there"));
-    }
-    Ok(place.to_path_buf())
-}
+use std::{collections::BTreeMap, path::Path};
 
 /// Writes the plot.
 ///

@@ -1,9 +1,9 @@
 //! What came of a sweep: a row a run, made of the run's own log.
 
 use super::grid::{Member, Sweep, short};
-use crate::{error::Result, trace::stages_busy};
+use crate::{error::Result, recorded, trace::stages_busy};
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array};
-use record::{Commit, Event, Job, Ratio, Run, StepCommit};
+use record::{Commit, Event, Job, Ratio, Run};
 use std::sync::Arc;
 use store::Store;
 use toml::Value;
@@ -68,13 +68,7 @@ impl Measured {
         let follower = store.follow().await?;
         let now = follower.snapshot();
         let commits = store.history(Some(now.seq)).await?;
-        let steps: Vec<&StepCommit> = commits
-            .iter()
-            .filter_map(|commit| match &commit.event {
-                Event::Step(step) => Some(step.as_ref()),
-                _ => None,
-            })
-            .collect();
+        let steps = recorded::steps(&commits);
         let last = &steps[steps.len() - steps.len().div_ceil(10)..];
         let tokens_of = |job: Job| commits.iter().filter(move |of| of.work.job == job).map(|of| of.work.tokens).sum();
         let until = commits.iter().rfind(|commit| matches!(commit.event, Event::Step(_)));

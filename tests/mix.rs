@@ -147,6 +147,10 @@ fn what_cannot_be_mixed_in_is_said_by_its_key_before_anything_is_written() {
         &["learn.replay.share is 0.9 of learn.rows_per_step = 8", "no row of its own"],
     );
     said(&[&quarter(", where = \"prompt_id > 999\"")], &["learn.replay.where `prompt_id > 999` selects no row of"]);
+    said(
+        &[&quarter(", where = \"random() < 0.9\"")],
+        &["learn.replay.where `random() < 0.9`: `random` gives another value each time"],
+    );
     said(&[&quarter(", where = \"prompt > 1\"")], &["learn.replay.where `prompt > 1`", "prompt_id"]);
     said(&[&quarter(", where = \"prompt_id = 3\""), "learn.rows_per_step=32"], &["learn.replay: ", "a step takes 8"]);
     said(

@@ -189,6 +189,25 @@ fn a_replay_that_is_killed_goes_on_to_the_same_weights() {
 }
 
 #[test]
+fn a_replay_goes_on_with_the_rows_it_began_with_or_not_at_all() {
+    let small = parent();
+    let all = ["--where", "prompt_id >= 0"];
+    let killed = command(&small, "killed", &all, &[]).env("OPD_FAILPOINT", "learn.after_commit:3").output().unwrap();
+    assert_eq!(killed.status.code(), None, "{}", text(&killed.stderr));
+    let made = ask(&small.path("killed"), DIGESTS);
+    assert!((1..4).contains(&made.len()), "{made:?}");
+    // Without the pin, retention gives up what the first steps were of.
+    let pins = text(&opd().arg("pin").arg(small.path("store")).output().unwrap().stdout);
+    let pin = pins.split_whitespace().find(|word| word.starts_with("replay-")).unwrap();
+    succeeded(&opd().arg("unpin").arg(small.path("store")).arg(pin).output().unwrap());
+    succeeded(&opd().arg("retain").arg(small.path("store")).args(["--keep-versions", "3"]).output().unwrap());
+    let output = replay(&small, "killed", &all, &[]);
+    let by = " by --where `prompt_id >= 0`";
+    refused(&output, &["step 1 took row ", "; now it would take row ", by, "begin anew in another store"]);
+    assert_eq!(ask(&small.path("killed"), DIGESTS), made);
+}
+
+#[test]
 fn rows_that_are_damaged_or_lost_are_named() {
     let small = parent();
     let key = small.sql("select o.key from objects o where o.kind = 'rollouts' order by o.seq desc limit 1").remove(0);
@@ -232,6 +251,7 @@ fn what_cannot_be_replayed_is_said_before_anything_is_written() {
         (&["--where", "prompt_id > 999"][..], &[][..], &["selects no row", "hint:"][..]),
         (&["--where", "prompt > 1"], &[], &["--where `prompt > 1`", "prompt_id"]),
         (&["--where", "prompt_id = 3"], &[], &["leaves", "a step takes 8"]),
+        (&["--where", "random() < 0.9"], &[], &["--where `random() < 0.9`: `random` gives another value each time"]),
         (&[], &[estimator], &["reads 2 of `teacher_draw_ids`", "keeps 0"]),
         (&[], &[many], &["reads 64 of `teacher_top_ids`", "keeps 8"]),
         (&[], &["score.set=other"], &["has no score set `other`", "it has `main`"]),

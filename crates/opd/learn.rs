@@ -106,7 +106,8 @@ pub async fn run(mut job: Context) -> Result<()> {
     }
     let mut selecting = Selecting::new(&job.pipeline)?;
     let mut mix = Mix::open(&job.pipeline, job.now().run.parent.as_ref()).await?;
-    if let Some(mix) = &mix {
+    if let Some(mix) = &mut mix {
+        mix.goes_on(&job.store, job.now()).await?;
         mix.keep(&job.now().run).await?;
         job.origin = Some(mix.origin());
     }

@@ -7,6 +7,7 @@ mod mix;
 mod parent;
 mod pin;
 mod pool;
+mod same;
 mod script;
 mod source;
 
@@ -65,8 +66,8 @@ enum Format {
 /// Replays a store into another, or evaluates an estimator on its steps.
 ///
 /// # Errors
-/// Before any step: a parent that is gone, newer than this program, or lacks rows, scores or columns that are needed. Later: an object
-/// that is damaged.
+/// Before any step: a parent that is gone, newer than this program, or lacks rows, scores or columns that are needed; rows that are not
+/// those that the steps made so far were of. Later: an object that is damaged.
 pub async fn run(args: ReplayArgs) -> Result<()> {
     let mut pipeline = Pipeline::load(&args.pipeline.files, &args.pipeline.sets)?;
     as_replayed(&mut pipeline, &args.source);
@@ -88,6 +89,7 @@ pub async fn run(args: ReplayArgs) -> Result<()> {
         say(&format!("`{url}` has rows for {steps} steps, learn.steps is {wanted}: the replay ends with step {steps}"));
         pipeline.learn.steps = steps;
     }
+    let all = script.steps.clone();
     let script = Script { steps: script.steps.into_iter().take(pipeline.learn.steps as usize).collect(), ..script };
     parent.check_objects(script.objects()).await?;
     let named = Parent {
@@ -101,6 +103,12 @@ pub async fn run(args: ReplayArgs) -> Result<()> {
     let (checked, recorded) = (pipeline.clone(), parent.run.clone());
     let inputs = off_thread(move || preflight::check_replay(&checked, &recorded, named)).await?;
     let follower = identity::create(&store, &pipeline, &inputs, &store::unique_id()).await?;
+    let now = follower.snapshot();
+    if now.version.0 > 0 && !now.finished {
+        let commits = store.history(Some(now.seq)).await?;
+        let takes = |step: &StepCommit| all.get(step.step as usize - 1).cloned().unwrap_or_default();
+        same::check(&parent, source.condition.as_deref(), steps_of(&commits), takes)?;
+    }
     pin::keep(&parent, script.versions(), &follower.snapshot().run).await?;
 
     let (stop, kept) = (Stop::listen(), parent.clone());

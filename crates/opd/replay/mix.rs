@@ -5,7 +5,9 @@ use super::{
     parent::ParentRun,
     pin,
     pool::Pool,
+    same,
     script::{Chosen, Origin},
+    steps_of,
 };
 use crate::{
     config::{Pipeline, ReplaySection},
@@ -16,9 +18,9 @@ use crate::{
     score_set,
     share::Share,
 };
-use record::{Budget, Commit, Digest, Event, Parent, ReplayOrder, Replayed, Run};
+use record::{Budget, Commit, Digest, Event, Parent, ReplayOrder, Replayed, Run, StepCommit};
 use std::{collections::BTreeMap, sync::Arc};
-use store::{Scored, Store, StoreError};
+use store::{Scored, Snapshot, Store, StoreError};
 
 /// The parent's rows that a learner mixes in.
 pub(crate) struct Mix {
@@ -26,6 +28,8 @@ pub(crate) struct Mix {
     origin: Arc<Origin>,
     pool: Pool,
     share: Share,
+    /// The condition that they meet.
+    condition: Option<String>,
     rows_per_step: u32,
     /// The rows of the step after the one in hand, read while that is computed.
     ahead: Option<(u64, Result<Vec<Scored>>)>,
@@ -119,7 +123,7 @@ impl Mix {
         parent.check_objects(pool.batches().flat_map(|batch| [&batch.rollouts, &batch.scores])).await?;
         let batches: BTreeMap<_, _> = pool.batches().map(|batch| (batch.batch.clone(), batch.clone())).collect();
         let origin = Arc::new(Origin::new(parent.store.clone(), batches));
-        Ok(Some(Self { parent, origin, pool, share, rows_per_step, ahead: None }))
+        Ok(Some(Self { parent, origin, pool, share, condition: condition.clone(), rows_per_step, ahead: None }))
     }
 
     /// What commit 0 of a run says of it.
@@ -133,6 +137,20 @@ impl Mix {
             condition,
             share: Some(share),
         })
+    }
+
+    /// Checks that the steps of the run in `own`, which is at `now`, took the rows that they would take again.
+    ///
+    /// # Errors
+    /// The first that did not.
+    pub async fn goes_on(&mut self, own: &Store, now: &Snapshot) -> Result<()> {
+        if now.version.0 == 0 {
+            return Ok(());
+        }
+        let (commits, Self { parent, pool, share, condition, .. }) = (own.history(Some(now.seq)).await?, self);
+        // As many rows as steps had then: that number may be changed between starts.
+        let takes = |step: &StepCommit| pool.step(step.step, *share, step.rows() as u32);
+        same::check(parent, condition.as_deref(), steps_of(&commits), takes)
     }
 
     /// Where the rows lie.

@@ -199,6 +199,11 @@ impl ParentRun {
         settings?.get("learn")
     }
 
+    /// What the key of a condition is called.
+    pub fn condition_key(&self) -> &'static str {
+        self.keys.condition
+    }
+
     /// Every batch with scores in `score_set`, and what steps consumed.
     pub fn recording(&self, score_set: &str) -> Recording {
         Recording::of(&self.commits, score_set)
@@ -207,13 +212,13 @@ impl ParentRun {
     /// The scored rows for which `condition` holds.
     ///
     /// # Errors
-    /// A condition that cannot be asked, or that no row meets.
+    /// A condition that cannot be asked, that may choose other rows when it is asked again, or that no row meets.
     pub async fn chosen(&self, condition: &str) -> Result<Chosen> {
         let key = self.keys.condition;
         let asked = |error: query::QueryError| CommandError::from(error).at(format!("{key} `{condition}`"));
         let session = query::open(&self.store, Some(self.seq)).await?;
         let sql = format!("select batch, \"row\" from scored where ({condition})");
-        let mut answer = session.run(&sql).await.map_err(asked)?;
+        let mut answer = session.run_repeatable(&sql).await.map_err(asked)?;
         let mut chosen = Chosen::new();
         while let Some(found) = answer.next().await.map_err(asked)? {
             let (Some(batches), Some(rows)) =

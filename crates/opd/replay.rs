@@ -91,6 +91,7 @@ pub async fn run(args: ReplayArgs) -> Result<()> {
     }
     let all = script.steps.clone();
     let script = Script { steps: script.steps.into_iter().take(pipeline.learn.steps as usize).collect(), ..script };
+    parent.check_codecs(script.names().into_iter(), &pipeline.learn.estimator)?;
     parent.check_objects(script.objects()).await?;
     let named = Parent {
         url: source.from.clone(),
@@ -138,7 +139,7 @@ fn as_replayed(pipeline: &mut Pipeline, source: &Source) {
 /// The run that rows are taken from, and the rows of each step.
 async fn open(source: &Source, pipeline: &mut Pipeline) -> Result<(ParentRun, Script)> {
     let parent = ParentRun::open(&source.from, source.at, pipeline).await?;
-    preflight::check_settings(pipeline)?;
+    preflight::check_replay_settings(pipeline)?;
     let asked = Asked { order: source.order.into(), condition: source.condition.as_deref() };
     let script = parent.script(pipeline, &asked).await?;
     Ok((parent, script))

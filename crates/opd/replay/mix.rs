@@ -15,10 +15,9 @@ use crate::{
     learn::Unread,
     output::say,
     preflight::{self, Inputs},
-    score_set,
     share::Share,
 };
-use record::{Budget, Commit, Digest, Event, Parent, ReplayOrder, Replayed, Run, StepCommit};
+use record::{Budget, Digest, Parent, ReplayOrder, Replayed, Run, StepCommit};
 use std::{collections::BTreeMap, sync::Arc};
 use store::{Scored, Snapshot, Store, StoreError};
 
@@ -102,12 +101,12 @@ impl Mix {
             );
             return Err(CommandError::new(what).hint("say where the store lies now that the run was begun with"));
         }
-        check_codecs(from, &parent.commits, pipeline)?;
         let chosen: Option<Chosen> = match condition {
             Some(condition) => Some(parent.chosen(condition).await?),
             None => None,
         };
         let pool = Pool::of(&parent.recording(&pipeline.score.set), chosen.as_ref(), pipeline.seed);
+        parent.check_codecs(pool.batches().map(|batch| &batch.batch), &pipeline.learn.estimator)?;
         // Of the log no more is needed, and it may be long.
         parent.commits = Vec::new();
         let (share, rows_per_step) = (Share::of(*share).unwrap_or_default(), pipeline.learn.rows_per_step);
@@ -199,19 +198,6 @@ impl Mix {
             }
         })
     }
-}
-
-/// That no batch's sampler top-k was rounded where the estimator reads its probabilities as they were.
-fn check_codecs(from: &str, commits: &[Commit], pipeline: &Pipeline) -> Result<()> {
-    let of_rollouts = commits.iter().filter_map(|commit| match &commit.event {
-        Event::Rollouts(rollouts) => Some((&rollouts.batch, rollouts.codec.unwrap_or_default())),
-        _ => None,
-    });
-    for (id, codec) in of_rollouts {
-        let what = format!("learn.replay.from: the codec of batch `{id}` in `{from}`");
-        score_set::check_sampler(&what, codec, &pipeline.learn.estimator)?;
-    }
-    Ok(())
 }
 
 /// Rows of two teachers pull two ways: that may be meant, and is said.

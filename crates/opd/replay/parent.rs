@@ -9,8 +9,9 @@ use crate::{
 };
 use arrow::{array::AsArray, datatypes::Int64Type};
 use futures::{StreamExt, TryStreamExt};
-use record::{Codec, Commit, Event, ObjectRef, ReplayOrder, Run, ScoreSet};
-use std::collections::BTreeMap;
+use learner::EstimatorConfig;
+use record::{BatchId, Codec, Commit, Event, ObjectRef, ReplayOrder, Run, ScoreSet};
+use std::collections::{BTreeMap, BTreeSet};
 use store::{Store, StoreError, StoreOptions};
 
 /// Objects that are looked up at once.
@@ -236,6 +237,28 @@ impl ParentRun {
                 .hint("ask the store what there is: opd sql STORE \"select * from scored limit 3\""));
         }
         Ok(chosen)
+    }
+
+    /// Checks that of these batches none has a sampler's top-k that was rounded, where the estimator reads its probabilities as they were.
+    ///
+    /// # Errors
+    /// The first batch that has, in the order of the log.
+    pub fn check_codecs<'a>(
+        &self,
+        batches: impl Iterator<Item = &'a BatchId>,
+        estimator: &EstimatorConfig,
+    ) -> Result<()> {
+        let (batches, url): (BTreeSet<&BatchId>, _) = (batches.collect(), self.store.url());
+        let delivered = self.commits.iter().filter_map(|commit| match &commit.event {
+            Event::Rollouts(rollouts) if batches.contains(&rollouts.batch) => Some(rollouts),
+            _ => None,
+        });
+        for rollouts in delivered {
+            let what = format!("the codec of batch `{}` of `{url}`", rollouts.batch);
+            score_set::check_sampler(&what, rollouts.codec.unwrap_or_default(), estimator)
+                .map_err(|error| error.at(self.keys.from))?;
+        }
+        Ok(())
     }
 
     /// Checks that every one of some objects is there with its length. Digests are checked as they are read.

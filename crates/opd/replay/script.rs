@@ -203,10 +203,14 @@ impl Origin {
 }
 
 impl Script {
+    /// The batches that hold its rows.
+    pub fn names(&self) -> BTreeSet<&BatchId> {
+        self.steps.iter().flatten().map(|replayed| &replayed.of.batch).collect()
+    }
+
     /// The objects that hold its rows.
     pub fn objects(&self) -> impl Iterator<Item = &ObjectRef> {
-        let steps = self.steps.iter().flatten().map(|replayed| &replayed.of.batch).collect::<BTreeSet<_>>();
-        let batches = steps.into_iter().filter_map(|id| self.batches.get(id));
+        let batches = self.names().into_iter().filter_map(|id| self.batches.get(id));
         batches.flat_map(|batch| [&batch.rollouts, &batch.scores])
     }
 

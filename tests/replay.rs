@@ -252,6 +252,11 @@ fn what_cannot_be_replayed_is_said_before_anything_is_written() {
         (&["--where", "prompt_id > 999"][..], &[][..], &["selects no row", "hint:"][..]),
         (&["--where", "prompt > 1"], &[], &["--where `prompt > 1`", "prompt_id"]),
         (&["--where", "prompt_id = 3"], &[], &["leaves", "a step takes 8"]),
+        (
+            &["--order", "seeded"],
+            &["learn.where=sample = 0"],
+            &["learn.where is `sample = 0`", "--order seeded takes every scored row", "--where"],
+        ),
         (&["--where", "random() < 0.9"], &[], &["--where `random() < 0.9`: `random` gives another value each time"]),
         (&[], &[estimator], &["reads 2 of `teacher_draw_ids`", "keeps 0"]),
         (&[], &[many], &["reads 64 of `teacher_top_ids`", "keeps 8"]),

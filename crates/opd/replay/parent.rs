@@ -151,6 +151,13 @@ impl ParentRun {
             );
             return Err(CommandError::new(what).hint("--order seeded takes every scored row"));
         }
+        if let Some(selection) = pipeline.learn.selection.as_ref().filter(|_| asked.order == ReplayOrder::Seeded) {
+            let what = format!(
+                "learn.where is `{selection}`, and --order seeded takes every scored row, those too that it rejected"
+            );
+            return Err(CommandError::new(what)
+                .hint("a replay chooses rows with --where: give the condition there and take learn.where out of the pipeline"));
+        }
         let recorded = self.settings();
         let (was, is) = (recorded.and_then(|learn| learn.get("where")?.as_str()), pipeline.learn.selection.as_deref());
         if was != is && is.is_some() {

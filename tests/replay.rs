@@ -206,6 +206,10 @@ fn a_replay_goes_on_with_the_rows_it_began_with_or_not_at_all() {
     let by = " by --where `prompt_id >= 0`";
     refused(&output, &["step 1 took row ", "; now it would take row ", by, "begin anew in another store"]);
     assert_eq!(ask(&small.path("killed"), DIGESTS), made);
+    // What the steps took is there until gc comes, and is not trained on any more; what is kept is shuffled without it.
+    refused(&replay(&small, "none", &[], &[]), &["--from: ", "has given up ", "batches that are read: `u0", "--where"]);
+    succeeded(&replay(&small, "kept", &["--order", "seeded"], &["learn.steps=1"]));
+    assert_eq!(ask(&small.path("kept"), "select count(*) > 0, min(policy_version) > 0 from consumed"), ["true,true"]);
 }
 
 #[test]

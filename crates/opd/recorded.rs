@@ -42,6 +42,11 @@ pub fn gone(commits: &[Commit]) -> BTreeSet<&BatchId> {
     commits.iter().flat_map(|commit| damaged(&commit.event).chain(given_up(&commit.event))).collect()
 }
 
+/// Of these, the batches that somebody gave up: what gc has not deleted yet, it will.
+pub fn given_up_batches(commits: &[Commit]) -> BTreeSet<&BatchId> {
+    commits.iter().flat_map(|commit| given_up(&commit.event)).collect()
+}
+
 /// The score sets of a log, the run's own and those beside them, by name.
 pub fn score_sets(commits: &[Commit]) -> BTreeMap<&str, &ScoreSet> {
     let mut sets = BTreeMap::new();

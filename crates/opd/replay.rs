@@ -91,6 +91,7 @@ pub async fn run(args: ReplayArgs) -> Result<()> {
     }
     let all = script.steps.clone();
     let script = Script { steps: script.steps.into_iter().take(pipeline.learn.steps as usize).collect(), ..script };
+    parent.check_kept(script.names().into_iter())?;
     parent.check_codecs(script.names().into_iter(), &pipeline.learn.estimator)?;
     parent.check_objects(script.objects()).await?;
     let named = Parent {

@@ -47,6 +47,7 @@ pub(super) async fn run(args: &ReplayArgs, mut pipeline: Pipeline) -> Result<()>
     let steps = choose(&script, &now, wanted, &args.source.from)?;
     let rows = steps.iter().map(|step| script.steps[*step as usize - 1].clone()).collect();
     let script = Script { steps: rows, ..script };
+    parent.check_kept(script.names().into_iter())?;
     parent.check_codecs(script.names().into_iter(), &pipeline.learn.estimator)?;
     parent.check_objects(script.objects()).await?;
 

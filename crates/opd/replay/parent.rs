@@ -4,7 +4,7 @@ use super::script::{Chosen, Cut, Recording, Script};
 use crate::{
     config::Pipeline,
     error::{CommandError, Result},
-    score_set,
+    recorded, score_set,
     teachers::listed,
 };
 use arrow::{array::AsArray, datatypes::Int64Type};
@@ -48,6 +48,10 @@ pub(super) struct ParentRun {
     /// The last commit that counts.
     pub seq: u64,
     pub commits: Vec<Commit>,
+    /// Batches that nobody is to read any more by the whole log, whatever commit counts: they were found damaged, or given up.
+    gone: BTreeSet<BatchId>,
+    /// Those of them that were given up.
+    given_up: BTreeSet<BatchId>,
 }
 
 /// Takes over what rollouts and scores were made with: a replay makes none.
@@ -97,10 +101,17 @@ impl ParentRun {
     async fn read(keys: Keys, url: &str, at: Option<u64>, options: StoreOptions) -> Result<Self> {
         let opened = async {
             let store = Store::open(url, options).await?;
-            let commits = store.history(at).await?;
+            let commits = store.history(None).await?;
+            if at.is_some_and(|at| commits.last().is_some_and(|last| last.seq < at)) {
+                // Says where the log ends.
+                store.history(at).await?;
+            }
             Ok::<_, StoreError>((store, commits))
         };
-        let (store, commits) = opened.await.map_err(|error| CommandError::from(error).at(keys.from))?;
+        let (store, mut commits) = opened.await.map_err(|error| CommandError::from(error).at(keys.from))?;
+        let owned = |batches: BTreeSet<&BatchId>| batches.into_iter().cloned().collect();
+        let (gone, given_up) = (owned(recorded::gone(&commits)), owned(recorded::given_up_batches(&commits)));
+        commits.retain(|commit| at.is_none_or(|at| commit.seq <= at));
         let (run, seq) = match (commits.first().map(|commit| &commit.event), commits.last()) {
             (Some(Event::Run(run)), Some(last)) => ((**run).clone(), last.seq),
             _ => {
@@ -108,7 +119,7 @@ impl ParentRun {
                 return Err(CommandError::new(what));
             }
         };
-        Ok(Self { keys, store, run, seq, commits })
+        Ok(Self { keys, store, run, seq, commits, gone, given_up })
     }
 
     /// That it has rows of its own, with scores that the estimator can read; returns what these hold.
@@ -214,7 +225,30 @@ impl ParentRun {
 
     /// Every batch with scores in `score_set`, and what steps consumed.
     pub fn recording(&self, score_set: &str) -> Recording {
-        Recording::of(&self.commits, score_set)
+        Recording::of(&self.commits, score_set, &self.gone)
+    }
+
+    /// Checks that none of these batches was given up: what lies there still will be deleted, pinned or not.
+    ///
+    /// # Errors
+    /// How many were, the first few by name.
+    pub fn check_kept<'a>(&self, batches: impl Iterator<Item = &'a BatchId>) -> Result<()> {
+        let named: Vec<&BatchId> = batches.collect();
+        let lost: Vec<&str> =
+            named.iter().filter(|id| self.given_up.contains(**id)).map(|id| id.as_str()).collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let first = lost.iter().take(NAMED).map(|id| format!("`{id}`")).collect::<Vec<_>>().join(", ");
+        let more = if lost.len() > NAMED { format!(" and {} more", lost.len() - NAMED) } else { String::new() };
+        let what = format!(
+            "{}: `{}` has given up {} of the {} batches that are read: {first}{more}",
+            self.keys.from,
+            self.store.url(),
+            lost.len(),
+            named.len()
+        );
+        Err(CommandError::new(what).hint(format!("read a copy that keeps them, {}", self.keys.without_lost)))
     }
 
     /// The scored rows for which `condition` holds.

@@ -7,7 +7,7 @@ use crate::{
     prompts::shuffle,
 };
 use record::{
-    BatchId, BatchRows, Budget, Commit, DropReason, Event, ObjectRef, PolicyVersion, ReplayOrder, Replayed, RowSet,
+    BatchId, BatchRows, Budget, Commit, Event, ObjectRef, PolicyVersion, ReplayOrder, Replayed, RowSet,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use store::{Scored, SelectedBatch, Store};
@@ -53,8 +53,9 @@ pub(super) enum Cut {
 }
 
 impl Recording {
-    /// What `commits` say of the batches with scores in `score_set`.
-    pub fn of(commits: &[Commit], score_set: &str) -> Self {
+    /// What `commits` say of the batches with scores in `score_set`; those that are `gone` are known, for steps that took rows of them
+    /// while they were there.
+    pub fn of(commits: &[Commit], score_set: &str, gone: &BTreeSet<BatchId>) -> Self {
         let mut sampled = BTreeMap::new();
         let mut recording = Self { batches: BTreeMap::new(), steps: Vec::new() };
         for commit in commits {
@@ -70,26 +71,15 @@ impl Recording {
                         scores: scores.object.clone(),
                     };
                     let place = recording.batches.len();
-                    let recorded = Recorded { unit: rollouts.of.unit, whole, place, gone: false };
+                    let gone = gone.contains(&scores.batch);
+                    let recorded = Recorded { unit: rollouts.of.unit, whole, place, gone };
                     recording.batches.entry(scores.batch.clone()).or_insert(recorded);
                 }
                 Event::Step(step) => recording.steps.push((step.step, step.consumed.clone())),
-                Event::Drop { dropped } | Event::Finish { dropped } => {
-                    for of in dropped.iter().filter(|of| of.reason == DropReason::Corrupt) {
-                        recording.lose(&of.of.batch);
-                    }
-                }
-                Event::Retire(retired) => retired.batches.iter().for_each(|id| recording.lose(id)),
                 _ => {}
             }
         }
         recording
-    }
-
-    fn lose(&mut self, id: &BatchId) {
-        if let Some(batch) = self.batches.get_mut(id) {
-            batch.gone = true;
-        }
     }
 
     /// The rows of each step; with `chosen`, of those alone.
@@ -128,7 +118,7 @@ impl Recording {
         Ok(Script { steps, batches })
     }
 
-    /// Every scored row that is kept, of `chosen` those alone, in the order of the log; none of a batch that was found damaged.
+    /// Every scored row that is kept, of `chosen` those alone, in the order of the log; none of a batch that is gone.
     pub fn rows(&self, chosen: Option<&Chosen>) -> Vec<(&BatchId, u32)> {
         let mut batches: Vec<&Recorded> = self.batches.values().filter(|batch| !batch.gone).collect();
         batches.sort_by_key(|batch| batch.place);

@@ -143,6 +143,18 @@ fn an_order_is_its_seeds_and_a_condition_leaves_the_rows_it_names() {
     for store in [&a, &c] {
         assert_eq!(ask(store, "select count(*), count(distinct rollout_id) from consumed"), ["32,32"]);
     }
+    // A row that is taken before the learner came to its version has no staleness, wherever it is asked.
+    let later = ask(&a, "select count(*) from consumed where policy_version > step - 1");
+    assert_ne!(later, ["0"]);
+    assert_eq!(ask(&a, "select count(*) from consumed where staleness is null"), later);
+    assert_eq!(ask(&a, "select count(*) from step_records where staleness is null"), later);
+    assert_eq!(ask(&a, "select count(distinct rollout_id) from tokens where step is not null and staleness is null"), later);
+    let mean = ask(&a, "select round(avg(staleness), 2) from consumed").remove(0);
+    let of_steps = "select round(sum(numerator) / sum(denominator), 2) from metrics where name = 'sample/staleness_mean'";
+    assert_eq!(ask(&a, of_steps), [mean.as_str()]);
+    let status = text(&opd().arg("status").arg(&a).output().unwrap().stdout);
+    let mean: f64 = mean.parse().unwrap();
+    assert!(status.contains(&format!("mean {mean:.2}, max ")), "{mean}: {status}");
     // Of prompts with even numbers, in the recorded order, as many whole steps as there are.
     let condition = "prompt_id % 2 = 0";
     let count: u64 = small.sql(&format!("select count(*) from scored where {condition}"))[0].parse().unwrap();

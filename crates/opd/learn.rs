@@ -358,7 +358,8 @@ pub(crate) fn step(mut trainee: Trainee, minibatch: Minibatch) -> Result<Outcome
     let mut consumed = Vec::new();
     let (own, foreign) = (minibatch.rows.iter().map(|of| (of, true)), minibatch.foreign.iter().map(|of| (of, false)));
     for (Scored { rows: selected, data, .. }, is_comparable) in own.chain(foreign) {
-        let staleness = is_comparable.then(|| trainee.version.staleness_of(data.rollouts().policy_version()));
+        let sampled = Some(data.rollouts().policy_version()).filter(|_| is_comparable);
+        let staleness = sampled.and_then(|sampled| trainee.version.checked_staleness_of(sampled));
         for row in selected.iter() {
             let scored = data.row(row as usize);
             consumed.push((scored.rollout.rollout_id.to_string(), staleness));

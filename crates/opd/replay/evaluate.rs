@@ -146,8 +146,8 @@ fn evaluate(
     learner.set_teacher(teacher)?;
     let mut rows = Vec::new();
     for Scored { rows: selected, data, .. } in portions {
-        let staleness = version.staleness_of(data.rollouts().policy_version());
-        rows.extend(selected.iter().map(|row| TrainRow::scored(&data.row(row as usize), Some(staleness))));
+        let staleness = version.checked_staleness_of(data.rollouts().policy_version());
+        rows.extend(selected.iter().map(|row| TrainRow::scored(&data.row(row as usize), staleness)));
     }
     let report = learner.evaluate(&settings.estimator, &rows)?;
     let teacher = learner.take_teacher();

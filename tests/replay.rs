@@ -333,6 +333,23 @@ fn an_estimator_is_evaluated_on_recorded_steps_as_the_learner_saw_them() {
     assert!((found[0][3] - recorded[2][3]).abs() > 1e-6, "{found:?}");
     assert!((found[0][5] - recorded[2][5]).abs() < 1e-6, "{found:?} {recorded:?}");
     assert_eq!(small.sql("select count(*) from steps"), ["4"], "nothing was trained");
+    // Of each step the rows that meet a condition, with the weights from before that step; another cut of the pipeline means nothing.
+    let condition = "rollout_id in (select rollout_id from consumed where step in (2, 3)) and prompt_id % 3 > 0";
+    let counted = small.sql(
+        "select step, step - 1, count(*) from consumed c join rollouts r using (rollout_id) \
+         where step in (2, 3) and prompt_id % 3 > 0 group by 1 order by 1",
+    );
+    assert_eq!(counted.len(), 2);
+    let output = evaluate(&["--where", condition], &["learn.rows_per_step=4"]);
+    succeeded(&output);
+    let found: Vec<String> =
+        text(&output.stdout).lines().skip(1).map(|line| line.split(',').take(3).collect::<Vec<_>>().join(",")).collect();
+    assert_eq!(found, counted);
+    assert!(text(&output.stderr).contains("left out: 2 steps of which --where leaves no row"), "{}", text(&output.stderr));
+    let whole = evaluate(&["--where", "true"], &["learn.rows_per_step=4"]);
+    assert_eq!(whole.stdout, evaluate(&[], &[]).stdout);
+    refused(&evaluate(&["--where", condition, "--steps", "1"], &[]), &["--where leaves no row of the steps 1 to 1"]);
+    refused(&evaluate(&["--order", "seeded"], &[]), &["--evaluate is of recorded steps", "--order is seeded"]);
     refused(&evaluate(&["--steps", "9"], &[]), &["--steps begins with 9", "rows for 4 steps"]);
     refused(&evaluate(&["--steps", "0..4"], &[]), &["--steps is `0..4`", "hint:"]);
 }

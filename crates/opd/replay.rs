@@ -82,7 +82,7 @@ pub async fn run(args: ReplayArgs) -> Result<()> {
     };
     // A replay that goes on sees its parent as it did when it began.
     let source = Source { at: args.source.at.or(begun.map(|parent| parent.seq)), ..args.source.clone() };
-    let (parent, script) = open(&source, &mut pipeline).await?;
+    let (parent, script) = open(&source, &mut pipeline, false).await?;
     let steps = script.steps.len() as u64;
     if steps < pipeline.learn.steps {
         let (url, wanted) = (&source.from, pipeline.learn.steps);
@@ -140,11 +140,11 @@ fn as_replayed(pipeline: &mut Pipeline, source: &Source) {
     pipeline.learn.replay = None;
 }
 
-/// The run that rows are taken from, and the rows of each step.
-async fn open(source: &Source, pipeline: &mut Pipeline) -> Result<(ParentRun, Script)> {
+/// The run that rows are taken from, and the rows of each step: of a step that was recorded, where it is to be `as_recorded`.
+async fn open(source: &Source, pipeline: &mut Pipeline, as_recorded: bool) -> Result<(ParentRun, Script)> {
     let parent = ParentRun::open(&source.from, source.at, pipeline).await?;
     preflight::check_replay_settings(pipeline)?;
-    let asked = Asked { order: source.order.into(), condition: source.condition.as_deref() };
+    let asked = Asked { order: source.order.into(), condition: source.condition.as_deref(), as_recorded };
     let script = parent.script(pipeline, &asked).await?;
     Ok((parent, script))
 }
@@ -156,7 +156,7 @@ async fn open(source: &Source, pipeline: &mut Pipeline) -> Result<(ParentRun, Sc
 pub(crate) async fn length(source: &Source, pipeline: &Pipeline) -> Result<u64> {
     let mut pipeline = pipeline.clone();
     as_replayed(&mut pipeline, source);
-    let (_, script) = open(source, &mut pipeline).await?;
+    let (_, script) = open(source, &mut pipeline, false).await?;
     Ok((script.steps.len() as u64).min(pipeline.learn.steps))
 }
 

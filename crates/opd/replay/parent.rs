@@ -71,6 +71,8 @@ fn take_over(pipeline: &mut Pipeline, set: &ScoreSet) {
 pub(super) struct Asked<'a> {
     pub order: ReplayOrder,
     pub condition: Option<&'a str>,
+    /// The steps as they were recorded, whatever `condition` leaves of each and the pipeline cuts: weights belong to a step.
+    pub as_recorded: bool,
 }
 
 impl ParentRun {
@@ -181,17 +183,18 @@ impl ParentRun {
         }
         let rows = pipeline.learn.rows_per_step;
         let were = recorded.and_then(|learn| learn.get("rows_per_step")?.as_u64());
-        let as_recorded = chosen.is_none() && were.is_none_or(|were| were == u64::from(rows));
-        let cut = if as_recorded && asked.order == ReplayOrder::Recorded { Cut::Recorded } else { Cut::Rows(rows) };
-        if let Some(mixed) = self.run.parent.as_ref().filter(|_| cut == Cut::Recorded) {
+        let is_uncut = chosen.is_none() && were.is_none_or(|were| were == u64::from(rows));
+        let cut = if (is_uncut || asked.as_recorded) && asked.order == ReplayOrder::Recorded { Cut::Recorded } else { Cut::Rows(rows) };
+        if let Some(mixed) = self.run.parent.as_ref().filter(|_| cut == Cut::Recorded && chosen.is_none()) {
             let what = format!(
                 "--from: the steps of the run in `{}` trained on rows of `{}` too (learn.replay), and cannot be repeated from its own",
                 self.store.url(),
                 mixed.url
             );
-            return Err(
-                CommandError::new(what).hint("--order seeded, or --where, takes the rows that it sampled itself")
-            );
+            return Err(CommandError::new(what).hint(match asked.as_recorded {
+                true => "--where true evaluates the rows of each that it sampled itself",
+                false => "--order seeded, or --where, takes the rows that it sampled itself",
+            }));
         }
         let script = recording
             .script(asked.order, pipeline.seed, cut, chosen.as_ref())

@@ -46,7 +46,7 @@ pub(super) struct Recording {
 /// How rows become steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Cut {
-    /// As the parent's steps.
+    /// As the parent's steps, of each the rows that are chosen: none, perhaps.
     Recorded,
     /// So many a step; those that are left over at the end are left out.
     Rows(u32),
@@ -88,7 +88,10 @@ impl Recording {
     /// A step of the parent's on a batch without scores.
     pub fn script(&self, order: ReplayOrder, seed: u64, cut: Cut, chosen: Option<&Chosen>) -> Result<Script> {
         let steps: Vec<Vec<BatchRows>> = match (order, cut) {
-            (ReplayOrder::Recorded, Cut::Recorded) => self.steps.iter().map(|(_, rows)| rows.clone()).collect(),
+            (ReplayOrder::Recorded, Cut::Recorded) => {
+                let of_step = |(_, rows): &(u64, Vec<BatchRows>)| rows.iter().filter_map(|of| kept(chosen, of)).collect();
+                self.steps.iter().map(of_step).collect()
+            }
             (ReplayOrder::Recorded, Cut::Rows(count)) => {
                 let consumed = self.steps.iter().flat_map(|(_, rows)| rows).flat_map(|of| each(&of.batch, &of.rows));
                 let rows: Vec<_> = consumed.filter(|(id, row)| is_chosen(chosen, id, *row)).collect();
@@ -142,6 +145,12 @@ impl Recording {
 
 fn is_chosen(chosen: Option<&Chosen>, id: &BatchId, row: u32) -> bool {
     chosen.is_none_or(|chosen| chosen.get(id).is_some_and(|rows| rows.contains(&row)))
+}
+
+/// Of rows of a batch those that are chosen, if any is.
+fn kept(chosen: Option<&Chosen>, of: &BatchRows) -> Option<BatchRows> {
+    let rows: RowSet = of.rows.iter().filter(|row| is_chosen(chosen, &of.batch, *row)).collect();
+    (!rows.is_empty()).then(|| BatchRows { batch: of.batch.clone(), rows })
 }
 
 fn each<'a>(batch: &'a BatchId, rows: &'a RowSet) -> impl Iterator<Item = (&'a BatchId, u32)> {

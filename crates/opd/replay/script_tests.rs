@@ -119,6 +119,21 @@ proptest! {
     }
 
     #[test]
+    fn a_condition_leaves_rows_of_each_step_where_the_steps_stay((sizes, steps) in recorded(), keep in any::<u64>()) {
+        let kept = |id: &BatchId, row: u32| (keep >> ((row * 7 + id.as_bytes()[8] as u32) % 64)) & 1 == 1;
+        let mut chosen = Chosen::new();
+        for (id, row) in steps.iter().flatten().flat_map(|of| each(&of.batch, &of.rows)).filter(|(id, row)| kept(id, *row)) {
+            chosen.entry(id.clone()).or_default().insert(row);
+        }
+        let script = read(&log(&sizes, &steps)).script(ReplayOrder::Recorded, 1, Cut::Recorded, Some(&chosen)).unwrap();
+        let of_step = |step: &Vec<BatchRows>| -> Vec<(BatchId, u32)> {
+            let rows = step.iter().flat_map(|of| each(&of.batch, &of.rows));
+            rows.filter(|(id, row)| kept(id, *row)).map(|(id, row)| (id.clone(), row)).collect()
+        };
+        prop_assert_eq!(rows_of(&script.steps), steps.iter().map(of_step).collect::<Vec<_>>());
+    }
+
+    #[test]
     fn a_seeded_order_takes_each_row_once_by_the_seed_alone((sizes, steps) in recorded(), count in 1u32..6, seed in any::<u64>()) {
         let recording = read(&log(&sizes, &steps));
         let script = |seed| recording.script(ReplayOrder::Seeded, seed, Cut::Rows(count), None).unwrap();

@@ -233,6 +233,13 @@ fn a_run_that_mixes_goes_on_as_it_began_and_is_replayed_only_as_far_as_it_can_be
     assert_eq!(ask(&small.path("mix"), DIGESTS), ask(&small.path("reference"), DIGESTS));
     assert_eq!(ask(&small.path("mix"), ROWS), ask(&small.path("reference"), ROWS));
 
+    // A run that has ended needs its parent no more: what is left is to evaluate it.
+    std::fs::rename(small.path("moved"), small.path("away")).unwrap();
+    assert_eq!(ask(&small.path("mix"), "select count(*) from evals"), ["0"]);
+    succeeded(&run(&[&moved]));
+    assert_ne!(ask(&small.path("mix"), "select count(*) from evals"), ["0"]);
+    std::fs::rename(small.path("away"), small.path("moved")).unwrap();
+
     // Its steps are not of its own rows alone; those that it sampled can be trained on like any.
     let again = |args: &[&str], sets: &[&str]| -> Output {
         let mut program = opd();

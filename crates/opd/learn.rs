@@ -94,6 +94,10 @@ pub(crate) struct Taken {
 /// # Errors
 /// Anything that keeps it from going on, another learner among it; what is committed stays.
 pub async fn run(mut job: Context) -> Result<()> {
+    // A run that has ended needs no parent, no teacher and no weights any more; its evaluations may still be left.
+    if job.now().finished {
+        return Ok(());
+    }
     let settings = StepSettings::of(&job.pipeline);
     // The pipeline's keys and the store agree, as far as the store says what it holds: this is what it says.
     let (url, name) = (&job.pipeline.store.url, &job.pipeline.score.set);

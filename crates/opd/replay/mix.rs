@@ -102,7 +102,7 @@ impl Mix {
             return Err(CommandError::new(what).hint("say where the store lies now that the run was begun with"));
         }
         let chosen: Option<Chosen> = match condition {
-            Some(condition) => Some(parent.chosen(condition).await?),
+            Some(condition) => Some(parent.chosen(condition, &pipeline.score.set).await?),
             None => None,
         };
         let pool = Pool::of(&parent.recording(&pipeline.score.set), chosen.as_ref(), pipeline.seed);

@@ -152,7 +152,7 @@ impl ParentRun {
     /// A condition that cannot be asked, or one that leaves less than a step; a run without steps in the recorded order.
     pub async fn script(&self, pipeline: &Pipeline, asked: &Asked<'_>) -> Result<Script> {
         let chosen = match asked.condition {
-            Some(condition) => Some(self.chosen(condition).await?),
+            Some(condition) => Some(self.chosen(condition, &pipeline.score.set).await?),
             None => None,
         };
         let recording = self.recording(&pipeline.score.set);
@@ -254,15 +254,19 @@ impl ParentRun {
         Err(CommandError::new(what).hint(format!("read a copy that keeps them, {}", self.keys.without_lost)))
     }
 
-    /// The scored rows for which `condition` holds.
+    /// The rows with scores in `score_set` for which `condition` holds, asked of these scores.
     ///
     /// # Errors
     /// A condition that cannot be asked, that may choose other rows when it is asked again, or that no row meets.
-    pub async fn chosen(&self, condition: &str) -> Result<Chosen> {
+    pub async fn chosen(&self, condition: &str, score_set: &str) -> Result<Chosen> {
         let key = self.keys.condition;
         let asked = |error: query::QueryError| CommandError::from(error).at(format!("{key} `{condition}`"));
         let session = query::open(&self.store, Some(self.seq)).await?;
-        let sql = format!("select batch, \"row\" from scored where ({condition})");
+        // The parenthesis on a line of its own: the condition may end with a comment.
+        let sql = format!(
+            "select batch, \"row\" from scored_in('{}') as scored where ({condition}\n)",
+            score_set.replace('\'', "''")
+        );
         let mut answer = session.run_repeatable(&sql).await.map_err(asked)?;
         let mut chosen = Chosen::new();
         while let Some(found) = answer.next().await.map_err(asked)? {

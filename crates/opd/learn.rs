@@ -310,17 +310,22 @@ pub(crate) enum Unread {
     Fatal(CommandError),
 }
 
+impl From<BatchError> for Unread {
+    fn from(failed: BatchError) -> Self {
+        match failed.error.is_of_one_object() {
+            true => Self::Damaged(failed.batch, failed.error),
+            false => Self::Fatal(failed.error.into()),
+        }
+    }
+}
+
 /// Reads the rows of a step, a few batches ahead of the one in hand.
 pub(crate) async fn fetch(
     store: &Store,
     minibatch: Vec<SelectedBatch>,
     read: Budget,
 ) -> std::result::Result<Vec<Scored>, Unread> {
-    let unread = |failed: BatchError| match failed.error.is_of_one_object() {
-        true => Unread::Damaged(failed.batch, failed.error),
-        false => Unread::Fatal(failed.error.into()),
-    };
-    store.stream_within(minibatch, None, read).map_err(unread).try_collect().await
+    store.stream_within(minibatch, None, read).map_err(Unread::from).try_collect().await
 }
 
 /// The rows of a recorded step: its own run's, then its parent's.

@@ -3,13 +3,17 @@
 
 use crate::{
     error::{CommandError, Result},
-    learn::{self, Unread},
+    learn::Unread,
     prompts::shuffle,
 };
 use record::{
     BatchId, BatchRows, Budget, Commit, Event, ObjectRef, PolicyVersion, ReplayOrder, Replayed, RowSet,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use futures::TryStreamExt;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::ready,
+};
 use store::{Scored, SelectedBatch, Store};
 
 /// The rows of each step, and where they lie.
@@ -191,13 +195,19 @@ impl Origin {
         rows.map(select).collect()
     }
 
-    /// These rows, as much of each as `budget` says.
+    /// These rows, as much of each as `budget` says. Of a batch no other rows are held: a step may take one row each of as many batches.
     pub(crate) async fn read<'a>(
         &self,
         rows: impl Iterator<Item = &'a BatchRows>,
         budget: Budget,
     ) -> Result<Vec<Scored>, Unread> {
-        learn::fetch(&self.store, self.select(rows).map_err(Unread::Fatal)?, budget).await
+        let selected = self.select(rows).map_err(Unread::Fatal)?;
+        let alone = |read: Scored| {
+            let batch = read.batch.clone();
+            let fault = |error| CommandError::new(format!("batch `{batch}` of `{}`: {error}", self.store.url()));
+            ready(read.alone().map_err(|error| Unread::Fatal(fault(error))))
+        };
+        self.store.stream_within(selected, None, budget).map_err(Unread::from).and_then(alone).try_collect().await
     }
 }
 

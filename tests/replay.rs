@@ -148,9 +148,13 @@ fn an_order_is_its_seeds_and_a_condition_leaves_the_rows_it_names() {
     assert_ne!(later, ["0"]);
     assert_eq!(ask(&a, "select count(*) from consumed where staleness is null"), later);
     assert_eq!(ask(&a, "select count(*) from step_records where staleness is null"), later);
-    assert_eq!(ask(&a, "select count(distinct rollout_id) from tokens where step is not null and staleness is null"), later);
+    assert_eq!(
+        ask(&a, "select count(distinct rollout_id) from tokens where step is not null and staleness is null"),
+        later
+    );
     let mean = ask(&a, "select round(avg(staleness), 2) from consumed").remove(0);
-    let of_steps = "select round(sum(numerator) / sum(denominator), 2) from metrics where name = 'sample/staleness_mean'";
+    let of_steps =
+        "select round(sum(numerator) / sum(denominator), 2) from metrics where name = 'sample/staleness_mean'";
     assert_eq!(ask(&a, of_steps), [mean.as_str()]);
     let status = text(&opd().arg("status").arg(&a).output().unwrap().stdout);
     let mean: f64 = mean.parse().unwrap();
@@ -342,10 +346,17 @@ fn an_estimator_is_evaluated_on_recorded_steps_as_the_learner_saw_them() {
     assert_eq!(counted.len(), 2);
     let output = evaluate(&["--where", condition], &["learn.rows_per_step=4"]);
     succeeded(&output);
-    let found: Vec<String> =
-        text(&output.stdout).lines().skip(1).map(|line| line.split(',').take(3).collect::<Vec<_>>().join(",")).collect();
+    let found: Vec<String> = text(&output.stdout)
+        .lines()
+        .skip(1)
+        .map(|line| line.split(',').take(3).collect::<Vec<_>>().join(","))
+        .collect();
     assert_eq!(found, counted);
-    assert!(text(&output.stderr).contains("left out: 2 steps of which --where leaves no row"), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stderr).contains("left out: 2 steps of which --where leaves no row"),
+        "{}",
+        text(&output.stderr)
+    );
     let whole = evaluate(&["--where", "true"], &["learn.rows_per_step=4"]);
     assert_eq!(whole.stdout, evaluate(&[], &[]).stdout);
     refused(&evaluate(&["--where", condition, "--steps", "1"], &[]), &["--where leaves no row of the steps 1 to 1"]);

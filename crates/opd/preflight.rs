@@ -137,8 +137,9 @@ pub fn check_settings(pipeline: &Pipeline) -> Result<()> {
     let unit = u64::from(rollout.prompts_per_unit) * u64::from(rollout.samples_per_prompt);
     if !u64::from(learn.rows_per_step).is_multiple_of(unit) {
         let what = format!("learn.rows_per_step is {}, a unit has {unit} rows", learn.rows_per_step);
-        return Err(CommandError::new(what)
-            .hint("make it a multiple of rollout.prompts_per_unit * rollout.samples_per_prompt"));
+        return Err(
+            CommandError::new(what).hint("make it a multiple of rollout.prompts_per_unit * rollout.samples_per_prompt")
+        );
     }
     score_set::check_sampler("rollout.codec", rollout.codec, &learn.estimator)
 }

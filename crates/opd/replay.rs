@@ -7,6 +7,7 @@ mod mix;
 mod parent;
 mod pin;
 mod pool;
+mod readable;
 mod same;
 mod script;
 mod source;
@@ -82,15 +83,14 @@ pub async fn run(args: ReplayArgs) -> Result<()> {
     };
     // A replay that goes on sees its parent as it did when it began.
     let source = Source { at: args.source.at.or(begun.map(|parent| parent.seq)), ..args.source.clone() };
-    let (parent, script) = open(&source, &mut pipeline, false).await?;
+    let (parent, mut script) = open(&source, &mut pipeline, false).await?;
     let steps = script.steps.len() as u64;
     if steps < pipeline.learn.steps {
         let (url, wanted) = (&source.from, pipeline.learn.steps);
         say(&format!("`{url}` has rows for {steps} steps, learn.steps is {wanted}: the replay ends with step {steps}"));
         pipeline.learn.steps = steps;
     }
-    let all = script.steps.clone();
-    let script = Script { steps: script.steps.into_iter().take(pipeline.learn.steps as usize).collect(), ..script };
+    let beyond = script.steps.split_off(pipeline.learn.steps as usize);
     // One that has ended reads no rows any more, whatever became of them.
     if !is_over {
         parent.check_kept(script.names().into_iter())?;
@@ -111,7 +111,8 @@ pub async fn run(args: ReplayArgs) -> Result<()> {
     let now = follower.snapshot();
     if now.version.0 > 0 && !now.finished {
         let commits = store.history(Some(now.seq)).await?;
-        let takes = |step: &StepCommit| all.get(step.step as usize - 1).cloned().unwrap_or_default();
+        let all = script.steps.iter().chain(&beyond);
+        let takes = |step: &StepCommit| all.clone().nth(step.step as usize - 1).cloned().unwrap_or_default();
         same::check(&parent, source.condition.as_deref(), steps_of(&commits), takes)?;
     }
     pin::keep(&parent, script.versions(), &follower.snapshot().run).await?;

@@ -30,7 +30,9 @@ fn small(estimator: &str, sets: &[&str]) -> Pipeline {
 #[test]
 fn a_replay_has_no_units_and_packs_no_rollouts() {
     let ppo = r#"{ name = "top_k_ppo", top_k = 4 }"#;
-    for (set, says) in [("learn.rows_per_step=6", "a unit has 4 rows"), ("rollout.codec=compact", "rollout.codec is `compact`")] {
+    for (set, says) in
+        [("learn.rows_per_step=6", "a unit has 4 rows"), ("rollout.codec=compact", "rollout.codec is `compact`")]
+    {
         let said = said(ppo, &[set]).unwrap_or_else(|| panic!("{set} passes"));
         assert!(said.contains(says), "{set} should say {says:?}: {said}");
         assert_eq!(check_replay_settings(&small(ppo, &[set])), Ok(()), "{set}");

@@ -129,7 +129,9 @@ impl Comparison {
             return match both {
                 0 => format!("{steps} steps; the parent has none to compare with\n"),
                 both if both < steps => {
-                    format!("{steps} steps, the first {both} with weights digests equal to the parent's, which has no more\n")
+                    format!(
+                        "{steps} steps, the first {both} with weights digests equal to the parent's, which has no more\n"
+                    )
                 }
                 _ => format!("{steps} steps{left}, every weights digest equal to the parent's\n"),
             };

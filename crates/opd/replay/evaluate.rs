@@ -41,8 +41,10 @@ type Line = (u64, u64, BTreeMap<String, Ratio>);
 pub(super) async fn run(args: &ReplayArgs, mut pipeline: Pipeline) -> Result<()> {
     let wanted = args.steps.as_deref().map(parse).transpose()?;
     if args.source.order == Order::Seeded {
-        return Err(CommandError::new("--evaluate is of recorded steps, with the weights from before each; --order is seeded")
-            .hint("leave --order out; --where leaves some rows of each step"));
+        return Err(CommandError::new(
+            "--evaluate is of recorded steps, with the weights from before each; --order is seeded",
+        )
+        .hint("leave --order out; --where leaves some rows of each step"));
     }
     let (parent, script) = open(&args.source, &mut pipeline, true).await?;
     let pipeline = &pipeline;

@@ -8,16 +8,9 @@ use crate::{
     teachers::listed,
 };
 use arrow::{array::AsArray, datatypes::Int64Type};
-use futures::{StreamExt, TryStreamExt};
-use learner::EstimatorConfig;
-use record::{BatchId, Codec, Commit, Event, ObjectRef, ReplayOrder, Run, ScoreSet};
+use record::{BatchId, Codec, Commit, Event, ReplayOrder, Run, ScoreSet};
 use std::collections::{BTreeMap, BTreeSet};
 use store::{Store, StoreError, StoreOptions};
-
-/// Objects that are looked up at once.
-const AT_ONCE: usize = 16;
-/// Of those that are not whole, so many are named.
-const NAMED: usize = 3;
 
 /// What the keys are called by which a parent is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +35,7 @@ pub(super) const MIX: Keys = Keys {
 /// A run whose rows are taken, up to a commit.
 #[derive(Clone, Debug)]
 pub(super) struct ParentRun {
-    keys: Keys,
+    pub keys: Keys,
     pub store: Store,
     pub run: Run,
     /// The last commit that counts.
@@ -51,7 +44,7 @@ pub(super) struct ParentRun {
     /// Batches that nobody is to read any more by the whole log, whatever commit counts: they were found damaged, or given up.
     gone: BTreeSet<BatchId>,
     /// Those of them that were given up.
-    given_up: BTreeSet<BatchId>,
+    pub given_up: BTreeSet<BatchId>,
 }
 
 /// Takes over what rollouts and scores were made with: a replay makes none.
@@ -168,8 +161,9 @@ impl ParentRun {
             let what = format!(
                 "learn.where is `{selection}`, and --order seeded takes every scored row, those too that it rejected"
             );
-            return Err(CommandError::new(what)
-                .hint("a replay chooses rows with --where: give the condition there and take learn.where out of the pipeline"));
+            return Err(CommandError::new(what).hint(
+                "a replay chooses rows with --where: give the condition there and take learn.where out of the pipeline",
+            ));
         }
         let recorded = self.settings();
         let (was, is) = (recorded.and_then(|learn| learn.get("where")?.as_str()), pipeline.learn.selection.as_deref());
@@ -184,7 +178,11 @@ impl ParentRun {
         let rows = pipeline.learn.rows_per_step;
         let were = recorded.and_then(|learn| learn.get("rows_per_step")?.as_u64());
         let is_uncut = chosen.is_none() && were.is_none_or(|were| were == u64::from(rows));
-        let cut = if (is_uncut || asked.as_recorded) && asked.order == ReplayOrder::Recorded { Cut::Recorded } else { Cut::Rows(rows) };
+        let cut = if (is_uncut || asked.as_recorded) && asked.order == ReplayOrder::Recorded {
+            Cut::Recorded
+        } else {
+            Cut::Rows(rows)
+        };
         if let Some(mixed) = self.run.parent.as_ref().filter(|_| cut == Cut::Recorded && chosen.is_none()) {
             let what = format!(
                 "--from: the steps of the run in `{}` trained on rows of `{}` too (learn.replay), and cannot be repeated from its own",
@@ -221,37 +219,9 @@ impl ParentRun {
         settings?.get("learn")
     }
 
-    /// What the key of a condition is called.
-    pub fn condition_key(&self) -> &'static str {
-        self.keys.condition
-    }
-
     /// Every batch with scores in `score_set`, and what steps consumed.
     pub fn recording(&self, score_set: &str) -> Recording {
         Recording::of(&self.commits, score_set, &self.gone)
-    }
-
-    /// Checks that none of these batches was given up: what lies there still will be deleted, pinned or not.
-    ///
-    /// # Errors
-    /// How many were, the first few by name.
-    pub fn check_kept<'a>(&self, batches: impl Iterator<Item = &'a BatchId>) -> Result<()> {
-        let named: Vec<&BatchId> = batches.collect();
-        let lost: Vec<&str> =
-            named.iter().filter(|id| self.given_up.contains(**id)).map(|id| id.as_str()).collect();
-        if lost.is_empty() {
-            return Ok(());
-        }
-        let first = lost.iter().take(NAMED).map(|id| format!("`{id}`")).collect::<Vec<_>>().join(", ");
-        let more = if lost.len() > NAMED { format!(" and {} more", lost.len() - NAMED) } else { String::new() };
-        let what = format!(
-            "{}: `{}` has given up {} of the {} batches that are read: {first}{more}",
-            self.keys.from,
-            self.store.url(),
-            lost.len(),
-            named.len()
-        );
-        Err(CommandError::new(what).hint(format!("read a copy that keeps them, {}", self.keys.without_lost)))
     }
 
     /// The rows with scores in `score_set` for which `condition` holds, asked of these scores.
@@ -285,58 +255,5 @@ impl ParentRun {
                 .hint("ask the store what there is: opd sql STORE \"select * from scored limit 3\""));
         }
         Ok(chosen)
-    }
-
-    /// Checks that of these batches none has a sampler's top-k that was rounded, where the estimator reads its probabilities as they were.
-    ///
-    /// # Errors
-    /// The first batch that has, in the order of the log.
-    pub fn check_codecs<'a>(
-        &self,
-        batches: impl Iterator<Item = &'a BatchId>,
-        estimator: &EstimatorConfig,
-    ) -> Result<()> {
-        let (batches, url): (BTreeSet<&BatchId>, _) = (batches.collect(), self.store.url());
-        let delivered = self.commits.iter().filter_map(|commit| match &commit.event {
-            Event::Rollouts(rollouts) if batches.contains(&rollouts.batch) => Some(rollouts),
-            _ => None,
-        });
-        for rollouts in delivered {
-            let what = format!("the codec of batch `{}` of `{url}`", rollouts.batch);
-            score_set::check_sampler(&what, rollouts.codec.unwrap_or_default(), estimator)
-                .map_err(|error| error.at(self.keys.from))?;
-        }
-        Ok(())
-    }
-
-    /// Checks that every one of some objects is there with its length. Digests are checked as they are read.
-    ///
-    /// # Errors
-    /// How many are not, the first few by key.
-    pub async fn check_objects(&self, objects: impl Iterator<Item = &ObjectRef>) -> Result<()> {
-        let objects: BTreeMap<_, _> = objects.map(|object| (&object.key, object)).collect();
-        let total = objects.len();
-        let looked = futures::stream::iter(objects.into_values())
-            .map(|object| async move {
-                match self.store.check_length(object).await {
-                    Err(error) if error.is_of_one_object() => Ok(Some(error.to_string())),
-                    other => other.map(|()| None),
-                }
-            })
-            .buffered(AT_ONCE);
-        let lost: Vec<String> = looked.try_filter_map(|found| std::future::ready(Ok(found))).try_collect().await?;
-        if lost.is_empty() {
-            return Ok(());
-        }
-        let first: Vec<&str> = lost.iter().take(NAMED).filter_map(|text| text.lines().next()).collect();
-        let more = if lost.len() > NAMED { format!("\n  and {} more", lost.len() - NAMED) } else { String::new() };
-        let what = format!(
-            "{}: `{}` lost {} of the {total} objects that are read:\n  {}{more}",
-            self.keys.from,
-            self.store.url(),
-            lost.len(),
-            first.join("\n  ")
-        );
-        Err(CommandError::new(what).hint(format!("bring them back from a copy, {}", self.keys.without_lost)))
     }
 }

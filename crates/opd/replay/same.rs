@@ -17,7 +17,7 @@ pub(super) fn check<'a>(
     steps: impl IntoIterator<Item = &'a StepCommit>,
     mut now: impl FnMut(&StepCommit) -> Vec<Replayed>,
 ) -> Result<()> {
-    let by = condition.map_or(String::new(), |condition| format!(" by {} `{condition}`", parent.condition_key()));
+    let by = condition.map_or(String::new(), |condition| format!(" by {} `{condition}`", parent.keys.condition));
     for step in steps {
         let takes = now(step);
         if let Some((was, is)) = difference(&step.replayed, &takes) {
@@ -61,7 +61,10 @@ mod tests {
         let were = [rows("a", &[0, 1]), rows("b", &[2])];
         assert_eq!(difference(&were, &were), None);
         let said = |are: &[Replayed]| difference(&were, are).unwrap();
-        assert_eq!(said(&[rows("a", &[0, 1]), rows("c", &[3])]), ("row 2 of batch `b`".into(), "row 3 of batch `c`".into()));
+        assert_eq!(
+            said(&[rows("a", &[0, 1]), rows("c", &[3])]),
+            ("row 2 of batch `b`".into(), "row 3 of batch `c`".into())
+        );
         assert_eq!(said(&were[..1]), ("row 2 of batch `b`".into(), "no more rows".into()));
         let many: Vec<u32> = (0..9).collect();
         assert_eq!(said(&[rows("a", &many)]).1, "row 0, 1, 2, 3, 4, 5, 6, 7, ... of batch `a`");

@@ -6,10 +6,8 @@ use crate::{
     learn::Unread,
     prompts::shuffle,
 };
-use record::{
-    BatchId, BatchRows, Budget, Commit, Event, ObjectRef, PolicyVersion, ReplayOrder, Replayed, RowSet,
-};
 use futures::TryStreamExt;
+use record::{BatchId, BatchRows, Budget, Commit, Event, ObjectRef, PolicyVersion, ReplayOrder, Replayed, RowSet};
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::ready,
@@ -93,7 +91,8 @@ impl Recording {
     pub fn script(&self, order: ReplayOrder, seed: u64, cut: Cut, chosen: Option<&Chosen>) -> Result<Script> {
         let steps: Vec<Vec<BatchRows>> = match (order, cut) {
             (ReplayOrder::Recorded, Cut::Recorded) => {
-                let of_step = |(_, rows): &(u64, Vec<BatchRows>)| rows.iter().filter_map(|of| kept(chosen, of)).collect();
+                let of_step =
+                    |(_, rows): &(u64, Vec<BatchRows>)| rows.iter().filter_map(|of| kept(chosen, of)).collect();
                 self.steps.iter().map(of_step).collect()
             }
             (ReplayOrder::Recorded, Cut::Rows(count)) => {

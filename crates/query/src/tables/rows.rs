@@ -77,7 +77,7 @@ pub(super) fn consumed(log: &Log, commits: &[Commit], columns: Columns) -> Resul
         .maybe_signed(
             "staleness",
             "Policy versions the learner was ahead of the rollout: step - 1 - policy_version. Null for a row that `learn.replay` mixed \
-             in, whose versions are another run's, and where a replay took a row before its version came.",
+             in: its versions are another run's; and where a replay took a row before its version came.",
             staleness,
         )
         .maybe_text(

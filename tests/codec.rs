@@ -1,6 +1,6 @@
 //! Packed scores and rollouts through the program: fewer bytes, the same columns, the same training but for the rounding.
 
-use crate::support::{Small, succeeded, text};
+use crate::support::{Small, opd, refused, succeeded, text};
 
 const TOP: [&str; 3] = ["score.top_k_max=16", "rollout.top_k_max=8", "learn.steps=3"];
 /// Every number that a group holds, whatever it is packed by.
@@ -68,6 +68,13 @@ fn the_learner_reads_what_its_estimator_takes() {
 #[test]
 fn a_codec_that_there_is_not_and_one_that_the_run_did_not_begin_with() {
     let small = run("compact");
+    // What a replay reads is packed as the parent's batches are, whatever the pipeline says.
+    let mut program = opd();
+    program.args(["replay", "--from", &small.store(), "--into"]).arg(small.path("again")).arg(small.path("small.toml"));
+    program.args(["--set", "learn.estimator={ name = \"top_k_ppo\", top_k = 4 }", "--set", "rollout.codec=lossless"]);
+    let says = ["--from: estimator `top_k_ppo`", "the codec of batch `u0", "is `compact`, which rounds them"];
+    refused(&program.output().unwrap(), &says);
+    assert!(!small.path("again").exists());
     for (set, says) in [
         ("score.codec=zip", &["score.codec", "zip", "plain", "lossless", "fast", "compact"][..]),
         ("score.codec=fast", &["belongs to another run", "score sets", "compact", "fast"][..]),

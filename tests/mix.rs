@@ -147,6 +147,10 @@ fn what_cannot_be_mixed_in_is_said_by_its_key_before_anything_is_written() {
         &["learn.replay.share is 0.9 of learn.rows_per_step = 8", "no row of its own"],
     );
     said(&[&quarter(", where = \"prompt_id > 999\"")], &["learn.replay.where `prompt_id > 999` selects no row of"]);
+    said(
+        &[&quarter(", where = \"random() < 0.9\"")],
+        &["learn.replay.where `random() < 0.9`: `random` gives another value each time"],
+    );
     said(&[&quarter(", where = \"prompt > 1\"")], &["learn.replay.where `prompt > 1`", "prompt_id"]);
     said(&[&quarter(", where = \"prompt_id = 3\""), "learn.rows_per_step=32"], &["learn.replay: ", "a step takes 8"]);
     said(
@@ -228,6 +232,13 @@ fn a_run_that_mixes_goes_on_as_it_began_and_is_replayed_only_as_far_as_it_can_be
     succeeded(&run(&[&moved, "eval.sets={}"]));
     assert_eq!(ask(&small.path("mix"), DIGESTS), ask(&small.path("reference"), DIGESTS));
     assert_eq!(ask(&small.path("mix"), ROWS), ask(&small.path("reference"), ROWS));
+
+    // A run that has ended needs its parent no more: what is left is to evaluate it.
+    std::fs::rename(small.path("moved"), small.path("away")).unwrap();
+    assert_eq!(ask(&small.path("mix"), "select count(*) from evals"), ["0"]);
+    succeeded(&run(&[&moved]));
+    assert_ne!(ask(&small.path("mix"), "select count(*) from evals"), ["0"]);
+    std::fs::rename(small.path("away"), small.path("moved")).unwrap();
 
     // Its steps are not of its own rows alone; those that it sampled can be trained on like any.
     let again = |args: &[&str], sets: &[&str]| -> Output {

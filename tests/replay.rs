@@ -143,6 +143,22 @@ fn an_order_is_its_seeds_and_a_condition_leaves_the_rows_it_names() {
     for store in [&a, &c] {
         assert_eq!(ask(store, "select count(*), count(distinct rollout_id) from consumed"), ["32,32"]);
     }
+    // A row that is taken before the learner came to its version has no staleness, wherever it is asked.
+    let later = ask(&a, "select count(*) from consumed where policy_version > step - 1");
+    assert_ne!(later, ["0"]);
+    assert_eq!(ask(&a, "select count(*) from consumed where staleness is null"), later);
+    assert_eq!(ask(&a, "select count(*) from step_records where staleness is null"), later);
+    assert_eq!(
+        ask(&a, "select count(distinct rollout_id) from tokens where step is not null and staleness is null"),
+        later
+    );
+    let mean = ask(&a, "select round(avg(staleness), 2) from consumed").remove(0);
+    let of_steps =
+        "select round(sum(numerator) / sum(denominator), 2) from metrics where name = 'sample/staleness_mean'";
+    assert_eq!(ask(&a, of_steps), [mean.as_str()]);
+    let status = text(&opd().arg("status").arg(&a).output().unwrap().stdout);
+    let mean: f64 = mean.parse().unwrap();
+    assert!(status.contains(&format!("mean {mean:.2}, max ")), "{mean}: {status}");
     // Of prompts with even numbers, in the recorded order, as many whole steps as there are.
     let condition = "prompt_id % 2 = 0";
     let count: u64 = small.sql(&format!("select count(*) from scored where {condition}"))[0].parse().unwrap();
@@ -156,9 +172,10 @@ fn an_order_is_its_seeds_and_a_condition_leaves_the_rows_it_names() {
         8 * steps
     ));
     assert_eq!(ask(&small.path("even"), "select rollout_id from consumed order by step, unit, \"row\""), expected);
-    // Another number of rows a step cuts them anew.
-    of("wide", &[], &["learn.rows_per_step=16"]);
-    assert_eq!(ask(&small.path("wide"), "select step, rows from steps order by 1"), ["1,16", "2,16"]);
+    // Another number of rows a step cuts them anew, no multiple of a unit as well; how the pipeline would pack rollouts means nothing.
+    let ppo = "learn.estimator={ name = \"top_k_ppo\", top_k = 4 }";
+    of("narrow", &[], &["learn.rows_per_step=15", "rollout.codec=compact", ppo]);
+    assert_eq!(ask(&small.path("narrow"), "select step, rows from steps order by 1"), ["1,15", "2,15"]);
 }
 
 #[test]
@@ -186,6 +203,29 @@ fn a_replay_that_is_killed_goes_on_to_the_same_weights() {
     // One that goes on is asked for the same rows.
     let output = replay(&small, "killed after_put", &["--order", "seeded"], &[]);
     refused(&output, &["its parent is run", "in recorded order", "in seeded order"]);
+}
+
+#[test]
+fn a_replay_goes_on_with_the_rows_it_began_with_or_not_at_all() {
+    let small = parent();
+    let all = ["--where", "prompt_id >= 0"];
+    let killed = command(&small, "killed", &all, &[]).env("OPD_FAILPOINT", "learn.after_commit:3").output().unwrap();
+    assert_eq!(killed.status.code(), None, "{}", text(&killed.stderr));
+    let made = ask(&small.path("killed"), DIGESTS);
+    assert!((1..4).contains(&made.len()), "{made:?}");
+    // Without the pin, retention gives up what the first steps were of.
+    let pins = text(&opd().arg("pin").arg(small.path("store")).output().unwrap().stdout);
+    let pin = pins.split_whitespace().find(|word| word.starts_with("replay-")).unwrap();
+    succeeded(&opd().arg("unpin").arg(small.path("store")).arg(pin).output().unwrap());
+    succeeded(&opd().arg("retain").arg(small.path("store")).args(["--keep-versions", "3"]).output().unwrap());
+    let output = replay(&small, "killed", &all, &[]);
+    let by = " by --where `prompt_id >= 0`";
+    refused(&output, &["step 1 took row ", "; now it would take row ", by, "begin anew in another store"]);
+    assert_eq!(ask(&small.path("killed"), DIGESTS), made);
+    // What the steps took is there until gc comes, and is not trained on any more; what is kept is shuffled without it.
+    refused(&replay(&small, "none", &[], &[]), &["--from: ", "has given up ", "batches that are read: `u0", "--where"]);
+    succeeded(&replay(&small, "kept", &["--order", "seeded"], &["learn.steps=1"]));
+    assert_eq!(ask(&small.path("kept"), "select count(*) > 0, min(policy_version) > 0 from consumed"), ["true,true"]);
 }
 
 #[test]
@@ -232,6 +272,12 @@ fn what_cannot_be_replayed_is_said_before_anything_is_written() {
         (&["--where", "prompt_id > 999"][..], &[][..], &["selects no row", "hint:"][..]),
         (&["--where", "prompt > 1"], &[], &["--where `prompt > 1`", "prompt_id"]),
         (&["--where", "prompt_id = 3"], &[], &["leaves", "a step takes 8"]),
+        (
+            &["--order", "seeded"],
+            &["learn.where=sample = 0"],
+            &["learn.where is `sample = 0`", "--order seeded takes every scored row", "--where"],
+        ),
+        (&["--where", "random() < 0.9"], &[], &["--where `random() < 0.9`: `random` gives another value each time"]),
         (&[], &[estimator], &["reads 2 of `teacher_draw_ids`", "keeps 0"]),
         (&[], &[many], &["reads 64 of `teacher_top_ids`", "keeps 8"]),
         (&[], &["score.set=other"], &["has no score set `other`", "it has `main`"]),
@@ -291,6 +337,30 @@ fn an_estimator_is_evaluated_on_recorded_steps_as_the_learner_saw_them() {
     assert!((found[0][3] - recorded[2][3]).abs() > 1e-6, "{found:?}");
     assert!((found[0][5] - recorded[2][5]).abs() < 1e-6, "{found:?} {recorded:?}");
     assert_eq!(small.sql("select count(*) from steps"), ["4"], "nothing was trained");
+    // Of each step the rows that meet a condition, with the weights from before that step; another cut of the pipeline means nothing.
+    let condition = "rollout_id in (select rollout_id from consumed where step in (2, 3)) and prompt_id % 3 > 0";
+    let counted = small.sql(
+        "select step, step - 1, count(*) from consumed c join rollouts r using (rollout_id) \
+         where step in (2, 3) and prompt_id % 3 > 0 group by 1 order by 1",
+    );
+    assert_eq!(counted.len(), 2);
+    let output = evaluate(&["--where", condition], &["learn.rows_per_step=4"]);
+    succeeded(&output);
+    let found: Vec<String> = text(&output.stdout)
+        .lines()
+        .skip(1)
+        .map(|line| line.split(',').take(3).collect::<Vec<_>>().join(","))
+        .collect();
+    assert_eq!(found, counted);
+    assert!(
+        text(&output.stderr).contains("left out: 2 steps of which --where leaves no row"),
+        "{}",
+        text(&output.stderr)
+    );
+    let whole = evaluate(&["--where", "true"], &["learn.rows_per_step=4"]);
+    assert_eq!(whole.stdout, evaluate(&[], &[]).stdout);
+    refused(&evaluate(&["--where", condition, "--steps", "1"], &[]), &["--where leaves no row of the steps 1 to 1"]);
+    refused(&evaluate(&["--order", "seeded"], &[]), &["--evaluate is of recorded steps", "--order is seeded"]);
     refused(&evaluate(&["--steps", "9"], &[]), &["--steps begins with 9", "rows for 4 steps"]);
     refused(&evaluate(&["--steps", "0..4"], &[]), &["--steps is `0..4`", "hint:"]);
 }

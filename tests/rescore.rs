@@ -65,6 +65,15 @@ fn the_same_teacher_gives_the_same_scores_and_another_its_own() {
         said.contains("from step 1 on\n") && said.contains("score.set: `main` in the parent, `other` here"),
         "{said}"
     );
+    // A condition is of the scores that are learned from; that it ends with a comment is its own affair.
+    let evaluate = |set: &str| {
+        let mut program = opd();
+        program.args(["replay", "--evaluate", "--from", &small.store(), "--score-set", set, "--where"]);
+        program.arg("array_length(teacher_top_ids[1]) > 8 -- more than `main` keeps").arg(small.path("small.toml"));
+        program.args(["--set", "learn.max_staleness=1"]).output().unwrap()
+    };
+    refused(&evaluate("main"), &["selects no row"]);
+    succeeded(&evaluate("other"));
 
     // Of more than the run itself keeps; what comes of it is evaluated by the same settings.
     let wider = ["--set", "learn.estimator={ name = \"forward_kl\", top_k = 12 }"];

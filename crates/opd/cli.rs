@@ -208,7 +208,7 @@ async fn job(job: Job, args: JobArgs, teachers: &[String]) -> Result<()> {
     let pipeline = Pipeline::load(&args.pipeline.files, &args.pipeline.sets)?;
     match job {
         // It asks the student anew: what is stored of rollouts and scores is the learner's affair, and in a replay the parent's.
-        Job::Eval => preflight::check_settings(&score_set::as_if_enough(&pipeline))?,
+        Job::Eval => preflight::check_replay_settings(&score_set::as_if_enough(&pipeline))?,
         _ => preflight::check_settings(&pipeline)?,
     }
     let threads = match job {

@@ -94,6 +94,10 @@ pub(crate) struct Taken {
 /// # Errors
 /// Anything that keeps it from going on, another learner among it; what is committed stays.
 pub async fn run(mut job: Context) -> Result<()> {
+    // A run that has ended needs no parent, no teacher and no weights any more; its evaluations may still be left.
+    if job.now().finished {
+        return Ok(());
+    }
     let settings = StepSettings::of(&job.pipeline);
     // The pipeline's keys and the store agree, as far as the store says what it holds: this is what it says.
     let (url, name) = (&job.pipeline.store.url, &job.pipeline.score.set);
@@ -106,7 +110,8 @@ pub async fn run(mut job: Context) -> Result<()> {
     }
     let mut selecting = Selecting::new(&job.pipeline)?;
     let mut mix = Mix::open(&job.pipeline, job.now().run.parent.as_ref()).await?;
-    if let Some(mix) = &mix {
+    if let Some(mix) = &mut mix {
+        mix.goes_on(&job.store, job.now()).await?;
         mix.keep(&job.now().run).await?;
         job.origin = Some(mix.origin());
     }
@@ -305,17 +310,22 @@ pub(crate) enum Unread {
     Fatal(CommandError),
 }
 
+impl From<BatchError> for Unread {
+    fn from(failed: BatchError) -> Self {
+        match failed.error.is_of_one_object() {
+            true => Self::Damaged(failed.batch, failed.error),
+            false => Self::Fatal(failed.error.into()),
+        }
+    }
+}
+
 /// Reads the rows of a step, a few batches ahead of the one in hand.
 pub(crate) async fn fetch(
     store: &Store,
     minibatch: Vec<SelectedBatch>,
     read: Budget,
 ) -> std::result::Result<Vec<Scored>, Unread> {
-    let unread = |failed: BatchError| match failed.error.is_of_one_object() {
-        true => Unread::Damaged(failed.batch, failed.error),
-        false => Unread::Fatal(failed.error.into()),
-    };
-    store.stream_within(minibatch, None, read).map_err(unread).try_collect().await
+    store.stream_within(minibatch, None, read).map_err(Unread::from).try_collect().await
 }
 
 /// The rows of a recorded step: its own run's, then its parent's.
@@ -357,7 +367,8 @@ pub(crate) fn step(mut trainee: Trainee, minibatch: Minibatch) -> Result<Outcome
     let mut consumed = Vec::new();
     let (own, foreign) = (minibatch.rows.iter().map(|of| (of, true)), minibatch.foreign.iter().map(|of| (of, false)));
     for (Scored { rows: selected, data, .. }, is_comparable) in own.chain(foreign) {
-        let staleness = is_comparable.then(|| trainee.version.staleness_of(data.rollouts().policy_version()));
+        let sampled = Some(data.rollouts().policy_version()).filter(|_| is_comparable);
+        let staleness = sampled.and_then(|sampled| trainee.version.checked_staleness_of(sampled));
         for row in selected.iter() {
             let scored = data.row(row as usize);
             consumed.push((scored.rollout.rollout_id.to_string(), staleness));

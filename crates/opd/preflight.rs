@@ -68,7 +68,7 @@ pub fn check(pipeline: &Pipeline) -> Result<Inputs> {
 /// # Errors
 /// As [`check`]; a student with other tokens than the recorded.
 pub fn check_replay(pipeline: &Pipeline, run: &Run, parent: Parent) -> Result<Inputs> {
-    check_settings(pipeline)?;
+    check_replay_settings(pipeline)?;
     model::device(&pipeline.learn.device).map_err(|error| CommandError::new(format!("learn.device: {error}")))?;
     let student = check_model("student.model", &pipeline.student.model)?;
     let url = parent.url.clone();
@@ -132,6 +132,23 @@ fn devices(pipeline: &Pipeline) -> impl Iterator<Item = (String, &str)> {
 /// # Errors
 /// The first of them.
 pub fn check_settings(pipeline: &Pipeline) -> Result<()> {
+    check_replay_settings(pipeline)?;
+    let Pipeline { rollout, learn, .. } = pipeline;
+    let unit = u64::from(rollout.prompts_per_unit) * u64::from(rollout.samples_per_prompt);
+    if !u64::from(learn.rows_per_step).is_multiple_of(unit) {
+        let what = format!("learn.rows_per_step is {}, a unit has {unit} rows", learn.rows_per_step);
+        return Err(
+            CommandError::new(what).hint("make it a multiple of rollout.prompts_per_unit * rollout.samples_per_prompt")
+        );
+    }
+    score_set::check_sampler("rollout.codec", rollout.codec, &learn.estimator)
+}
+
+/// Those of [`check_settings`] that hold where no units are sampled and no rollouts packed: of a replay, of an evaluation.
+///
+/// # Errors
+/// As [`check_settings`].
+pub fn check_replay_settings(pipeline: &Pipeline) -> Result<()> {
     let Pipeline { rollout, score, learn, .. } = pipeline;
     let fault = |what: String, hint: &str| Err(CommandError::new(what).hint(hint));
     teachers::check_ids(pipeline)?;
@@ -181,11 +198,6 @@ pub fn check_settings(pipeline: &Pipeline) -> Result<()> {
         if !(0.0..1.0).contains(&floor) {
             return fault(format!("{key} is {floor}"), "it is the least probability of an entry: 0 or more, below 1");
         }
-    }
-    let unit = u64::from(rollout.prompts_per_unit) * u64::from(rollout.samples_per_prompt);
-    if !u64::from(learn.rows_per_step).is_multiple_of(unit) {
-        let what = format!("learn.rows_per_step is {}, a unit has {unit} rows", learn.rows_per_step);
-        return fault(what, "make it a multiple of rollout.prompts_per_unit * rollout.samples_per_prompt");
     }
     if learn.max_staleness == 0 && learn.publish_every != 1 {
         let what = format!("learn.publish_every is {} at learn.max_staleness = 0", learn.publish_every);
@@ -269,7 +281,6 @@ fn check_estimator(pipeline: &Pipeline) -> Result<()> {
         let what = format!("learn.estimator `{name}` {what}; rollout.draws_kept is `tail`");
         return fault(what, format!("{hint}, or rollout.draws_kept = \"all\""));
     }
-    score_set::check_sampler("rollout.codec", rollout.codec, &learn.estimator)?;
     let teachers = pipeline.all_teachers().len();
     if needs.teacher && teachers > 1 {
         let what = format!("learn.estimator `{name}` has the teacher beside the learner; the pipeline has {teachers}");

@@ -42,6 +42,11 @@ pub fn gone(commits: &[Commit]) -> BTreeSet<&BatchId> {
     commits.iter().flat_map(|commit| damaged(&commit.event).chain(given_up(&commit.event))).collect()
 }
 
+/// Of these, the batches that somebody gave up: what gc has not deleted yet, it will.
+pub fn given_up_batches(commits: &[Commit]) -> BTreeSet<&BatchId> {
+    commits.iter().flat_map(|commit| given_up(&commit.event)).collect()
+}
+
 /// The steps of a log, in order.
 pub fn steps(commits: &[Commit]) -> Vec<&StepCommit> {
     let steps = commits.iter().filter_map(|commit| match &commit.event {

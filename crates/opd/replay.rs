@@ -7,6 +7,8 @@ mod mix;
 mod parent;
 mod pin;
 mod pool;
+mod readable;
+mod same;
 mod script;
 mod source;
 
@@ -18,7 +20,7 @@ use crate::{
     identity,
     learn::{self, Minibatch, StepSettings, Taken, Unread},
     output::{say, show},
-    preflight, progress,
+    preflight, progress, recorded,
     stop::Stop,
 };
 use clap::{Args, ValueEnum};
@@ -65,8 +67,8 @@ enum Format {
 /// Replays a store into another, or evaluates an estimator on its steps.
 ///
 /// # Errors
-/// Before any step: a parent that is gone, newer than this program, or lacks rows, scores or columns that are needed. Later: an object
-/// that is damaged.
+/// Before any step: a parent that is gone, newer than this program, or lacks rows, scores or columns that are needed; rows that are not
+/// those that the steps made so far were of. Later: an object that is damaged.
 pub async fn run(args: ReplayArgs) -> Result<()> {
     let mut pipeline = Pipeline::load(&args.pipeline.files, &args.pipeline.sets)?;
     as_replayed(&mut pipeline, &args.source);
@@ -74,22 +76,27 @@ pub async fn run(args: ReplayArgs) -> Result<()> {
     let Some(into) = args.into.clone() else { return evaluate::run(&args, pipeline).await };
     pipeline.store.url = into;
     let store = open_store(&pipeline).await?;
-    let begun = match store.follow().await {
-        Ok(follower) => follower.snapshot().run.parent.clone(),
-        Err(StoreError::NoRun { .. }) => None,
+    let (begun, is_over) = match store.follow().await {
+        Ok(follower) => (follower.snapshot().run.parent.clone(), follower.snapshot().finished),
+        Err(StoreError::NoRun { .. }) => (None, false),
         Err(error) => return Err(error.into()),
     };
     // A replay that goes on sees its parent as it did when it began.
     let source = Source { at: args.source.at.or(begun.map(|parent| parent.seq)), ..args.source.clone() };
-    let (parent, script) = open(&source, &mut pipeline).await?;
+    let (parent, mut script) = open(&source, &mut pipeline, false).await?;
     let steps = script.steps.len() as u64;
     if steps < pipeline.learn.steps {
         let (url, wanted) = (&source.from, pipeline.learn.steps);
         say(&format!("`{url}` has rows for {steps} steps, learn.steps is {wanted}: the replay ends with step {steps}"));
         pipeline.learn.steps = steps;
     }
-    let script = Script { steps: script.steps.into_iter().take(pipeline.learn.steps as usize).collect(), ..script };
-    parent.check_objects(script.objects()).await?;
+    let beyond = script.steps.split_off(pipeline.learn.steps as usize);
+    // One that has ended reads no rows any more, whatever became of them.
+    if !is_over {
+        parent.check_kept(script.names().into_iter())?;
+        parent.check_codecs(script.names().into_iter(), &pipeline.learn.estimator)?;
+        parent.check_objects(script.objects()).await?;
+    }
     let named = Parent {
         url: source.from.clone(),
         run_id: parent.run.run_id.clone(),
@@ -101,6 +108,13 @@ pub async fn run(args: ReplayArgs) -> Result<()> {
     let (checked, recorded) = (pipeline.clone(), parent.run.clone());
     let inputs = off_thread(move || preflight::check_replay(&checked, &recorded, named)).await?;
     let follower = identity::create(&store, &pipeline, &inputs, &store::unique_id()).await?;
+    let now = follower.snapshot();
+    if now.version.0 > 0 && !now.finished {
+        let commits = store.history(Some(now.seq)).await?;
+        let all = script.steps.iter().chain(&beyond);
+        let takes = |step: &StepCommit| all.clone().nth(step.step as usize - 1).cloned().unwrap_or_default();
+        same::check(&parent, source.condition.as_deref(), recorded::steps(&commits), takes)?;
+    }
     pin::keep(&parent, script.versions(), &follower.snapshot().run).await?;
 
     let (stop, kept) = (Stop::listen(), parent.clone());
@@ -112,8 +126,8 @@ pub async fn run(args: ReplayArgs) -> Result<()> {
         return Ok(());
     }
     let commits = job.store.history(Some(job.now().seq)).await?;
-    let child = compare::Side { run: &job.now().run, steps: steps_of(&commits) };
-    let parent = compare::Side { run: &kept.run, steps: steps_of(&kept.commits) };
+    let child = compare::Side { run: &job.now().run, steps: recorded::steps(&commits) };
+    let parent = compare::Side { run: &kept.run, steps: recorded::steps(&kept.commits) };
     let compared = compare::compare(&parent, &child);
     show(&compared.sentence())?;
     compared.verdict()
@@ -127,11 +141,11 @@ fn as_replayed(pipeline: &mut Pipeline, source: &Source) {
     pipeline.learn.replay = None;
 }
 
-/// The run that rows are taken from, and the rows of each step.
-async fn open(source: &Source, pipeline: &mut Pipeline) -> Result<(ParentRun, Script)> {
+/// The run that rows are taken from, and the rows of each step: of a step that was recorded, where it is to be `as_recorded`.
+async fn open(source: &Source, pipeline: &mut Pipeline, as_recorded: bool) -> Result<(ParentRun, Script)> {
     let parent = ParentRun::open(&source.from, source.at, pipeline).await?;
-    preflight::check_settings(pipeline)?;
-    let asked = Asked { order: source.order.into(), condition: source.condition.as_deref() };
+    preflight::check_replay_settings(pipeline)?;
+    let asked = Asked { order: source.order.into(), condition: source.condition.as_deref(), as_recorded };
     let script = parent.script(pipeline, &asked).await?;
     Ok((parent, script))
 }
@@ -143,15 +157,8 @@ async fn open(source: &Source, pipeline: &mut Pipeline) -> Result<(ParentRun, Sc
 pub(crate) async fn length(source: &Source, pipeline: &Pipeline) -> Result<u64> {
     let mut pipeline = pipeline.clone();
     as_replayed(&mut pipeline, source);
-    let (_, script) = open(source, &mut pipeline).await?;
+    let (_, script) = open(source, &mut pipeline, false).await?;
     Ok((script.steps.len() as u64).min(pipeline.learn.steps))
-}
-
-/// The steps among some commits.
-fn steps_of(commits: &[record::Commit]) -> Vec<&StepCommit> {
-    let step = |commit: &'_ record::Commit| matches!(commit.event, Event::Step(_));
-    let steps = commits.iter().filter(|commit| step(commit));
-    steps.filter_map(|commit| if let Event::Step(step) = &commit.event { Some(step.as_ref()) } else { None }).collect()
 }
 
 /// Makes the steps of the script that are left, until the last or the job is stopped.

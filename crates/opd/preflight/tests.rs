@@ -16,12 +16,27 @@ const SMALL: &str = r#"
 
 /// The small pipeline with this estimator and these settings; what is wrong with it.
 fn said(estimator: &str, sets: &[&str]) -> Option<String> {
+    check_settings(&small(estimator, sets)).err().map(|error| error.to_string())
+}
+
+fn small(estimator: &str, sets: &[&str]) -> Pipeline {
     let mut table = toml::from_str(SMALL).unwrap();
     let sets: Vec<String> =
         sets.iter().map(|set| set.to_string()).chain([format!("learn.estimator={estimator}")]).collect();
     crate::config::apply_sets(&mut table, &sets).unwrap();
-    let pipeline = from_table("pipeline", table).unwrap_or_else(|error| panic!("{estimator} {sets:?}: {error}"));
-    check_settings(&pipeline).err().map(|error| error.to_string())
+    from_table("pipeline", table).unwrap_or_else(|error| panic!("{estimator} {sets:?}: {error}"))
+}
+
+#[test]
+fn a_replay_has_no_units_and_packs_no_rollouts() {
+    let ppo = r#"{ name = "top_k_ppo", top_k = 4 }"#;
+    for (set, says) in
+        [("learn.rows_per_step=6", "a unit has 4 rows"), ("rollout.codec=compact", "rollout.codec is `compact`")]
+    {
+        let said = said(ppo, &[set]).unwrap_or_else(|| panic!("{set} passes"));
+        assert!(said.contains(says), "{set} should say {says:?}: {said}");
+        assert_eq!(check_replay_settings(&small(ppo, &[set])), Ok(()), "{set}");
+    }
 }
 
 #[test]

@@ -18,6 +18,8 @@ pub(super) struct Comparison {
     steps: u64,
     /// Steps of the parent.
     of: u64,
+    /// Steps that both have.
+    both: u64,
     first: Option<Difference>,
 }
 
@@ -37,7 +39,8 @@ pub(super) fn compare(parent: &Side, child: &Side) -> Comparison {
         .iter()
         .position(|(of, step)| of.weights_digest != step.weights_digest)
         .map(|at| Difference { step: pairs[at].1.step, reasons: reasons(parent.run, child.run, &pairs[..=at]) });
-    Comparison { steps: child.steps.len() as u64, of: parent.steps.len() as u64, first }
+    let [steps, of, both] = [child.steps.len(), parent.steps.len(), pairs.len()].map(|count| count as u64);
+    Comparison { steps, of, both, first }
 }
 
 /// What differs in the steps up to the one whose weights do.
@@ -74,11 +77,13 @@ fn reasons(parent: &Run, child: &Run, pairs: &[(&StepCommit, &StepCommit)]) -> V
     let said = |(key, (was, is)): (String, (String, String))| format!("learn.{key}: {was} in the parent, {is} here");
     reasons.extend(settings.into_iter().map(said));
     let diverged = |of: &StepCommit| of.metrics.get("resume/diverged_steps").is_some_and(|(steps, _)| *steps > 0.0);
-    if let Some((of, _)) = pairs.iter().find(|(of, _)| diverged(of)) {
-        reasons.push(format!(
-            "the parent's own learner had got other weights when it was started again before step {}",
-            of.step
-        ));
+    for (whose, step) in [
+        ("the parent's own learner", pairs.iter().map(|(of, _)| *of).find(|step| diverged(step))),
+        ("this replay's learner", pairs.iter().map(|(_, step)| *step).find(|step| diverged(step))),
+    ] {
+        if let Some(step) = step {
+            reasons.push(format!("{whose} had got other weights when it was started again before step {}", step.step));
+        }
     }
     reasons
 }
@@ -118,10 +123,18 @@ impl Comparison {
 
     /// For people.
     pub fn sentence(&self) -> String {
-        let Self { steps, of, first } = self;
+        let Self { steps, of, both, first } = self;
         let left = if steps < of { format!(" (of {of})") } else { String::new() };
         let Some(Difference { step, reasons }) = first else {
-            return format!("{steps} steps{left}, every weights digest equal to the parent's\n");
+            return match both {
+                0 => format!("{steps} steps; the parent has none to compare with\n"),
+                both if both < steps => {
+                    format!(
+                        "{steps} steps, the first {both} with weights digests equal to the parent's, which has no more\n"
+                    )
+                }
+                _ => format!("{steps} steps{left}, every weights digest equal to the parent's\n"),
+            };
         };
         let mut text = format!("{steps} steps{left}, weights differ from the parent's from step {step} on\n");
         reasons.iter().for_each(|reason| text += &format!("  {reason}\n"));
@@ -209,6 +222,27 @@ mod tests {
              learn.head_chunk: 8 in the parent, 9 here\n  \
              the parent's own learner had got other weights when it was started again before step 2\n"
         );
+        assert_eq!(compared.verdict(), Ok(()));
+    }
+
+    #[test]
+    fn no_more_is_called_equal_than_was_compared() {
+        let (parent, child) = (parent(), child(&parent()));
+        let none = compared(&[], &child);
+        assert_eq!(none.sentence(), "3 steps; the parent has none to compare with\n");
+        assert_eq!(none.verdict(), Ok(()));
+        let fewer = "3 steps, the first 2 with weights digests equal to the parent's, which has no more\n";
+        assert_eq!(compared(&parent[..2], &child).sentence(), fewer);
+    }
+
+    #[test]
+    fn a_replay_that_came_to_other_weights_when_it_was_started_again_says_so() {
+        let (parent, mut child) = (parent(), child(&parent()));
+        child[1].weights_digest = Digest::of(b"other");
+        child[1].metrics.insert("resume/diverged_steps".into(), (1.0, 1.0));
+        let compared = compared(&parent, &child);
+        let says = "this replay's learner had got other weights when it was started again before step 2\n";
+        assert!(compared.sentence().ends_with(says), "{}", compared.sentence());
         assert_eq!(compared.verdict(), Ok(()));
     }
 

@@ -1,7 +1,7 @@
 //! `opd replay --evaluate`: what an estimator makes of recorded steps, without a step of its own.
 
 use super::{
-    Format, ReplayArgs, open,
+    Format, Order, ReplayArgs, open,
     parent::ParentRun,
     read,
     script::{Origin, Script},
@@ -37,16 +37,24 @@ type Line = (u64, u64, BTreeMap<String, Ratio>);
 /// Prints losses and metrics of the pipeline's estimator on recorded steps.
 ///
 /// # Errors
-/// As a replay finds; steps that are not recorded, or before which no weights are kept.
+/// As a replay finds; an order that is not that of the steps; steps that are not recorded, or before which no weights are kept.
 pub(super) async fn run(args: &ReplayArgs, mut pipeline: Pipeline) -> Result<()> {
     let wanted = args.steps.as_deref().map(parse).transpose()?;
-    let (parent, script) = open(&args.source, &mut pipeline).await?;
+    if args.source.order == Order::Seeded {
+        return Err(CommandError::new(
+            "--evaluate is of recorded steps, with the weights from before each; --order is seeded",
+        )
+        .hint("leave --order out; --where leaves some rows of each step"));
+    }
+    let (parent, script) = open(&args.source, &mut pipeline, true).await?;
     let pipeline = &pipeline;
     // Which weights are kept is a question to the newest state, whatever the rows are seen at.
     let now = parent.store.snapshot(None).await?;
     let steps = choose(&script, &now, wanted, &args.source.from)?;
     let rows = steps.iter().map(|step| script.steps[*step as usize - 1].clone()).collect();
     let script = Script { steps: rows, ..script };
+    parent.check_kept(script.names().into_iter())?;
+    parent.check_codecs(script.names().into_iter(), &pipeline.learn.estimator)?;
     parent.check_objects(script.objects()).await?;
 
     let settings = StepSettings::of(pipeline);
@@ -104,8 +112,17 @@ fn choose(script: &Script, now: &Snapshot, wanted: Option<(u64, u64)>, url: &str
     if first > last {
         return Err(CommandError::new(format!("--steps begins with {first}: `{url}` has rows for {last} steps")));
     }
+    let (left, empty): (Vec<u64>, Vec<u64>) =
+        (first..=end.min(last)).partition(|step| !script.steps[*step as usize - 1].is_empty());
+    if left.is_empty() {
+        let what = format!("--where leaves no row of the steps {first} to {} of `{url}`", end.min(last));
+        return Err(CommandError::new(what).hint("choose more, or other steps"));
+    }
+    if !empty.is_empty() {
+        say(&format!("left out: {} steps of which --where leaves no row", empty.len()));
+    }
     let (kept, gone): (Vec<u64>, Vec<u64>) =
-        (first..=end.min(last)).partition(|step| now.policies.contains_key(&PolicyVersion(step - 1)));
+        left.into_iter().partition(|step| now.policies.contains_key(&PolicyVersion(step - 1)));
     let before: Vec<String> =
         now.policies.keys().filter(|version| version.0 < last).map(|version| (version.0 + 1).to_string()).collect();
     let known = listed(before.iter().map(String::as_str));
@@ -144,8 +161,8 @@ fn evaluate(
     learner.set_teacher(teacher)?;
     let mut rows = Vec::new();
     for Scored { rows: selected, data, .. } in portions {
-        let staleness = version.staleness_of(data.rollouts().policy_version());
-        rows.extend(selected.iter().map(|row| TrainRow::scored(&data.row(row as usize), Some(staleness))));
+        let staleness = version.checked_staleness_of(data.rollouts().policy_version());
+        rows.extend(selected.iter().map(|row| TrainRow::scored(&data.row(row as usize), staleness)));
     }
     let report = learner.evaluate(&settings.estimator, &rows)?;
     let teacher = learner.take_teacher();

@@ -5,6 +5,7 @@ use super::{
     parent::ParentRun,
     pin,
     pool::Pool,
+    same,
     script::{Chosen, Origin},
 };
 use crate::{
@@ -13,12 +14,12 @@ use crate::{
     learn::Unread,
     output::say,
     preflight::{self, Inputs},
-    score_set,
+    recorded,
     share::Share,
 };
-use record::{Budget, Commit, Digest, Event, Parent, ReplayOrder, Replayed, Run};
+use record::{Budget, Digest, Parent, ReplayOrder, Replayed, Run, StepCommit};
 use std::{collections::BTreeMap, sync::Arc};
-use store::{Scored, Store, StoreError};
+use store::{Scored, Snapshot, Store, StoreError};
 
 /// The parent's rows that a learner mixes in.
 pub(crate) struct Mix {
@@ -26,6 +27,8 @@ pub(crate) struct Mix {
     origin: Arc<Origin>,
     pool: Pool,
     share: Share,
+    /// The condition that they meet.
+    condition: Option<String>,
     rows_per_step: u32,
     /// The rows of the step after the one in hand, read while that is computed.
     ahead: Option<(u64, Result<Vec<Scored>>)>,
@@ -98,12 +101,12 @@ impl Mix {
             );
             return Err(CommandError::new(what).hint("say where the store lies now that the run was begun with"));
         }
-        check_codecs(from, &parent.commits, pipeline)?;
         let chosen: Option<Chosen> = match condition {
-            Some(condition) => Some(parent.chosen(condition).await?),
+            Some(condition) => Some(parent.chosen(condition, &pipeline.score.set).await?),
             None => None,
         };
         let pool = Pool::of(&parent.recording(&pipeline.score.set), chosen.as_ref(), pipeline.seed);
+        parent.check_codecs(pool.batches().map(|batch| &batch.batch), &pipeline.learn.estimator)?;
         // Of the log no more is needed, and it may be long.
         parent.commits = Vec::new();
         let (share, rows_per_step) = (Share::of(*share).unwrap_or_default(), pipeline.learn.rows_per_step);
@@ -119,7 +122,7 @@ impl Mix {
         parent.check_objects(pool.batches().flat_map(|batch| [&batch.rollouts, &batch.scores])).await?;
         let batches: BTreeMap<_, _> = pool.batches().map(|batch| (batch.batch.clone(), batch.clone())).collect();
         let origin = Arc::new(Origin::new(parent.store.clone(), batches));
-        Ok(Some(Self { parent, origin, pool, share, rows_per_step, ahead: None }))
+        Ok(Some(Self { parent, origin, pool, share, condition: condition.clone(), rows_per_step, ahead: None }))
     }
 
     /// What commit 0 of a run says of it.
@@ -133,6 +136,20 @@ impl Mix {
             condition,
             share: Some(share),
         })
+    }
+
+    /// Checks that the steps of the run in `own`, which is at `now`, took the rows that they would take again.
+    ///
+    /// # Errors
+    /// The first that did not.
+    pub async fn goes_on(&mut self, own: &Store, now: &Snapshot) -> Result<()> {
+        if now.version.0 == 0 {
+            return Ok(());
+        }
+        let (commits, Self { parent, pool, share, condition, .. }) = (own.history(Some(now.seq)).await?, self);
+        // As many rows as steps had then: that number may be changed between starts.
+        let takes = |step: &StepCommit| pool.step(step.step, *share, step.rows() as u32);
+        same::check(parent, condition.as_deref(), recorded::steps(&commits), takes)
     }
 
     /// Where the rows lie.
@@ -181,19 +198,6 @@ impl Mix {
             }
         })
     }
-}
-
-/// That no batch's sampler top-k was rounded where the estimator reads its probabilities as they were.
-fn check_codecs(from: &str, commits: &[Commit], pipeline: &Pipeline) -> Result<()> {
-    let of_rollouts = commits.iter().filter_map(|commit| match &commit.event {
-        Event::Rollouts(rollouts) => Some((&rollouts.batch, rollouts.codec.unwrap_or_default())),
-        _ => None,
-    });
-    for (id, codec) in of_rollouts {
-        let what = format!("learn.replay.from: the codec of batch `{id}` in `{from}`");
-        score_set::check_sampler(&what, codec, &pipeline.learn.estimator)?;
-    }
-    Ok(())
 }
 
 /// Rows of two teachers pull two ways: that may be meant, and is said.

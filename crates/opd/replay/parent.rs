@@ -4,19 +4,13 @@ use super::script::{Chosen, Cut, Recording, Script};
 use crate::{
     config::Pipeline,
     error::{CommandError, Result},
-    score_set,
+    recorded, score_set,
     teachers::listed,
 };
 use arrow::{array::AsArray, datatypes::Int64Type};
-use futures::{StreamExt, TryStreamExt};
-use record::{Codec, Commit, Event, ObjectRef, ReplayOrder, Run, ScoreSet};
-use std::collections::BTreeMap;
+use record::{BatchId, Codec, Commit, Event, ReplayOrder, Run, ScoreSet};
+use std::collections::{BTreeMap, BTreeSet};
 use store::{Store, StoreError, StoreOptions};
-
-/// Objects that are looked up at once.
-const AT_ONCE: usize = 16;
-/// Of those that are not whole, so many are named.
-const NAMED: usize = 3;
 
 /// What the keys are called by which a parent is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -41,12 +35,16 @@ pub(super) const MIX: Keys = Keys {
 /// A run whose rows are taken, up to a commit.
 #[derive(Clone, Debug)]
 pub(super) struct ParentRun {
-    keys: Keys,
+    pub keys: Keys,
     pub store: Store,
     pub run: Run,
     /// The last commit that counts.
     pub seq: u64,
     pub commits: Vec<Commit>,
+    /// Batches that nobody is to read any more by the whole log, whatever commit counts: they were found damaged, or given up.
+    gone: BTreeSet<BatchId>,
+    /// Those of them that were given up.
+    pub given_up: BTreeSet<BatchId>,
 }
 
 /// Takes over what rollouts and scores were made with: a replay makes none.
@@ -66,6 +64,8 @@ fn take_over(pipeline: &mut Pipeline, set: &ScoreSet) {
 pub(super) struct Asked<'a> {
     pub order: ReplayOrder,
     pub condition: Option<&'a str>,
+    /// The steps as they were recorded, whatever `condition` leaves of each and the pipeline cuts: weights belong to a step.
+    pub as_recorded: bool,
 }
 
 impl ParentRun {
@@ -96,10 +96,17 @@ impl ParentRun {
     async fn read(keys: Keys, url: &str, at: Option<u64>, options: StoreOptions) -> Result<Self> {
         let opened = async {
             let store = Store::open(url, options).await?;
-            let commits = store.history(at).await?;
+            let commits = store.history(None).await?;
+            if at.is_some_and(|at| commits.last().is_some_and(|last| last.seq < at)) {
+                // Says where the log ends.
+                store.history(at).await?;
+            }
             Ok::<_, StoreError>((store, commits))
         };
-        let (store, commits) = opened.await.map_err(|error| CommandError::from(error).at(keys.from))?;
+        let (store, mut commits) = opened.await.map_err(|error| CommandError::from(error).at(keys.from))?;
+        let owned = |batches: BTreeSet<&BatchId>| batches.into_iter().cloned().collect();
+        let (gone, given_up) = (owned(recorded::gone(&commits)), owned(recorded::given_up_batches(&commits)));
+        commits.retain(|commit| at.is_none_or(|at| commit.seq <= at));
         let (run, seq) = match (commits.first().map(|commit| &commit.event), commits.last()) {
             (Some(Event::Run(run)), Some(last)) => ((**run).clone(), last.seq),
             _ => {
@@ -107,7 +114,7 @@ impl ParentRun {
                 return Err(CommandError::new(what));
             }
         };
-        Ok(Self { keys, store, run, seq, commits })
+        Ok(Self { keys, store, run, seq, commits, gone, given_up })
     }
 
     /// That it has rows of its own, with scores that the estimator can read; returns what these hold.
@@ -138,7 +145,7 @@ impl ParentRun {
     /// A condition that cannot be asked, or one that leaves less than a step; a run without steps in the recorded order.
     pub async fn script(&self, pipeline: &Pipeline, asked: &Asked<'_>) -> Result<Script> {
         let chosen = match asked.condition {
-            Some(condition) => Some(self.chosen(condition).await?),
+            Some(condition) => Some(self.chosen(condition, &pipeline.score.set).await?),
             None => None,
         };
         let recording = self.recording(&pipeline.score.set);
@@ -149,6 +156,14 @@ impl ParentRun {
                 self.seq
             );
             return Err(CommandError::new(what).hint("--order seeded takes every scored row"));
+        }
+        if let Some(selection) = pipeline.learn.selection.as_ref().filter(|_| asked.order == ReplayOrder::Seeded) {
+            let what = format!(
+                "learn.where is `{selection}`, and --order seeded takes every scored row, those too that it rejected"
+            );
+            return Err(CommandError::new(what).hint(
+                "a replay chooses rows with --where: give the condition there and take learn.where out of the pipeline",
+            ));
         }
         let recorded = self.settings();
         let (was, is) = (recorded.and_then(|learn| learn.get("where")?.as_str()), pipeline.learn.selection.as_deref());
@@ -162,17 +177,22 @@ impl ParentRun {
         }
         let rows = pipeline.learn.rows_per_step;
         let were = recorded.and_then(|learn| learn.get("rows_per_step")?.as_u64());
-        let as_recorded = chosen.is_none() && were.is_none_or(|were| were == u64::from(rows));
-        let cut = if as_recorded && asked.order == ReplayOrder::Recorded { Cut::Recorded } else { Cut::Rows(rows) };
-        if let Some(mixed) = self.run.parent.as_ref().filter(|_| cut == Cut::Recorded) {
+        let is_uncut = chosen.is_none() && were.is_none_or(|were| were == u64::from(rows));
+        let cut = if (is_uncut || asked.as_recorded) && asked.order == ReplayOrder::Recorded {
+            Cut::Recorded
+        } else {
+            Cut::Rows(rows)
+        };
+        if let Some(mixed) = self.run.parent.as_ref().filter(|_| cut == Cut::Recorded && chosen.is_none()) {
             let what = format!(
                 "--from: the steps of the run in `{}` trained on rows of `{}` too (learn.replay), and cannot be repeated from its own",
                 self.store.url(),
                 mixed.url
             );
-            return Err(
-                CommandError::new(what).hint("--order seeded, or --where, takes the rows that it sampled itself")
-            );
+            return Err(CommandError::new(what).hint(match asked.as_recorded {
+                true => "--where true evaluates the rows of each that it sampled itself",
+                false => "--order seeded, or --where, takes the rows that it sampled itself",
+            }));
         }
         let script = recording
             .script(asked.order, pipeline.seed, cut, chosen.as_ref())
@@ -201,19 +221,23 @@ impl ParentRun {
 
     /// Every batch with scores in `score_set`, and what steps consumed.
     pub fn recording(&self, score_set: &str) -> Recording {
-        Recording::of(&self.commits, score_set)
+        Recording::of(&self.commits, score_set, &self.gone)
     }
 
-    /// The scored rows for which `condition` holds.
+    /// The rows with scores in `score_set` for which `condition` holds, asked of these scores.
     ///
     /// # Errors
-    /// A condition that cannot be asked, or that no row meets.
-    pub async fn chosen(&self, condition: &str) -> Result<Chosen> {
+    /// A condition that cannot be asked, that may choose other rows when it is asked again, or that no row meets.
+    pub async fn chosen(&self, condition: &str, score_set: &str) -> Result<Chosen> {
         let key = self.keys.condition;
         let asked = |error: query::QueryError| CommandError::from(error).at(format!("{key} `{condition}`"));
         let session = query::open(&self.store, Some(self.seq)).await?;
-        let sql = format!("select batch, \"row\" from scored where ({condition})");
-        let mut answer = session.run(&sql).await.map_err(asked)?;
+        // The parenthesis on a line of its own: the condition may end with a comment.
+        let sql = format!(
+            "select batch, \"row\" from scored_in('{}') as scored where ({condition}\n)",
+            score_set.replace('\'', "''")
+        );
+        let mut answer = session.run_repeatable(&sql).await.map_err(asked)?;
         let mut chosen = Chosen::new();
         while let Some(found) = answer.next().await.map_err(asked)? {
             let (Some(batches), Some(rows)) =
@@ -231,36 +255,5 @@ impl ParentRun {
                 .hint("ask the store what there is: opd sql STORE \"select * from scored limit 3\""));
         }
         Ok(chosen)
-    }
-
-    /// Checks that every one of some objects is there with its length. Digests are checked as they are read.
-    ///
-    /// # Errors
-    /// How many are not, the first few by key.
-    pub async fn check_objects(&self, objects: impl Iterator<Item = &ObjectRef>) -> Result<()> {
-        let objects: BTreeMap<_, _> = objects.map(|object| (&object.key, object)).collect();
-        let total = objects.len();
-        let looked = futures::stream::iter(objects.into_values())
-            .map(|object| async move {
-                match self.store.check_length(object).await {
-                    Err(error) if error.is_of_one_object() => Ok(Some(error.to_string())),
-                    other => other.map(|()| None),
-                }
-            })
-            .buffered(AT_ONCE);
-        let lost: Vec<String> = looked.try_filter_map(|found| std::future::ready(Ok(found))).try_collect().await?;
-        if lost.is_empty() {
-            return Ok(());
-        }
-        let first: Vec<&str> = lost.iter().take(NAMED).filter_map(|text| text.lines().next()).collect();
-        let more = if lost.len() > NAMED { format!("\n  and {} more", lost.len() - NAMED) } else { String::new() };
-        let what = format!(
-            "{}: `{}` lost {} of the {total} objects that are read:\n  {}{more}",
-            self.keys.from,
-            self.store.url(),
-            lost.len(),
-            first.join("\n  ")
-        );
-        Err(CommandError::new(what).hint(format!("bring them back from a copy, {}", self.keys.without_lost)))
     }
 }

@@ -3,13 +3,15 @@
 
 use crate::{
     error::{CommandError, Result},
-    learn::{self, Unread},
+    learn::Unread,
     prompts::shuffle,
 };
-use record::{
-    BatchId, BatchRows, Budget, Commit, DropReason, Event, ObjectRef, PolicyVersion, ReplayOrder, Replayed, RowSet,
+use futures::TryStreamExt;
+use record::{BatchId, BatchRows, Budget, Commit, Event, ObjectRef, PolicyVersion, ReplayOrder, Replayed, RowSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::ready,
 };
-use std::collections::{BTreeMap, BTreeSet};
 use store::{Scored, SelectedBatch, Store};
 
 /// The rows of each step, and where they lie.
@@ -46,15 +48,16 @@ pub(super) struct Recording {
 /// How rows become steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Cut {
-    /// As the parent's steps.
+    /// As the parent's steps, of each the rows that are chosen: none, perhaps.
     Recorded,
     /// So many a step; those that are left over at the end are left out.
     Rows(u32),
 }
 
 impl Recording {
-    /// What `commits` say of the batches with scores in `score_set`.
-    pub fn of(commits: &[Commit], score_set: &str) -> Self {
+    /// What `commits` say of the batches with scores in `score_set`; those that are `gone` are known, for steps that took rows of them
+    /// while they were there.
+    pub fn of(commits: &[Commit], score_set: &str, gone: &BTreeSet<BatchId>) -> Self {
         let mut sampled = BTreeMap::new();
         let mut recording = Self { batches: BTreeMap::new(), steps: Vec::new() };
         for commit in commits {
@@ -70,26 +73,15 @@ impl Recording {
                         scores: scores.object.clone(),
                     };
                     let place = recording.batches.len();
-                    let recorded = Recorded { unit: rollouts.of.unit, whole, place, gone: false };
+                    let gone = gone.contains(&scores.batch);
+                    let recorded = Recorded { unit: rollouts.of.unit, whole, place, gone };
                     recording.batches.entry(scores.batch.clone()).or_insert(recorded);
                 }
                 Event::Step(step) => recording.steps.push((step.step, step.consumed.clone())),
-                Event::Drop { dropped } | Event::Finish { dropped } => {
-                    for of in dropped.iter().filter(|of| of.reason == DropReason::Corrupt) {
-                        recording.lose(&of.of.batch);
-                    }
-                }
-                Event::Retire(retired) => retired.batches.iter().for_each(|id| recording.lose(id)),
                 _ => {}
             }
         }
         recording
-    }
-
-    fn lose(&mut self, id: &BatchId) {
-        if let Some(batch) = self.batches.get_mut(id) {
-            batch.gone = true;
-        }
     }
 
     /// The rows of each step; with `chosen`, of those alone.
@@ -98,7 +90,11 @@ impl Recording {
     /// A step of the parent's on a batch without scores.
     pub fn script(&self, order: ReplayOrder, seed: u64, cut: Cut, chosen: Option<&Chosen>) -> Result<Script> {
         let steps: Vec<Vec<BatchRows>> = match (order, cut) {
-            (ReplayOrder::Recorded, Cut::Recorded) => self.steps.iter().map(|(_, rows)| rows.clone()).collect(),
+            (ReplayOrder::Recorded, Cut::Recorded) => {
+                let of_step =
+                    |(_, rows): &(u64, Vec<BatchRows>)| rows.iter().filter_map(|of| kept(chosen, of)).collect();
+                self.steps.iter().map(of_step).collect()
+            }
             (ReplayOrder::Recorded, Cut::Rows(count)) => {
                 let consumed = self.steps.iter().flat_map(|(_, rows)| rows).flat_map(|of| each(&of.batch, &of.rows));
                 let rows: Vec<_> = consumed.filter(|(id, row)| is_chosen(chosen, id, *row)).collect();
@@ -128,7 +124,7 @@ impl Recording {
         Ok(Script { steps, batches })
     }
 
-    /// Every scored row that is kept, of `chosen` those alone, in the order of the log; none of a batch that was found damaged.
+    /// Every scored row that is kept, of `chosen` those alone, in the order of the log; none of a batch that is gone.
     pub fn rows(&self, chosen: Option<&Chosen>) -> Vec<(&BatchId, u32)> {
         let mut batches: Vec<&Recorded> = self.batches.values().filter(|batch| !batch.gone).collect();
         batches.sort_by_key(|batch| batch.place);
@@ -152,6 +148,12 @@ impl Recording {
 
 fn is_chosen(chosen: Option<&Chosen>, id: &BatchId, row: u32) -> bool {
     chosen.is_none_or(|chosen| chosen.get(id).is_some_and(|rows| rows.contains(&row)))
+}
+
+/// Of rows of a batch those that are chosen, if any is.
+fn kept(chosen: Option<&Chosen>, of: &BatchRows) -> Option<BatchRows> {
+    let rows: RowSet = of.rows.iter().filter(|row| is_chosen(chosen, &of.batch, *row)).collect();
+    (!rows.is_empty()).then(|| BatchRows { batch: of.batch.clone(), rows })
 }
 
 fn each<'a>(batch: &'a BatchId, rows: &'a RowSet) -> impl Iterator<Item = (&'a BatchId, u32)> {
@@ -192,21 +194,31 @@ impl Origin {
         rows.map(select).collect()
     }
 
-    /// These rows, as much of each as `budget` says.
+    /// These rows, as much of each as `budget` says. Of a batch no other rows are held: a step may take one row each of as many batches.
     pub(crate) async fn read<'a>(
         &self,
         rows: impl Iterator<Item = &'a BatchRows>,
         budget: Budget,
     ) -> Result<Vec<Scored>, Unread> {
-        learn::fetch(&self.store, self.select(rows).map_err(Unread::Fatal)?, budget).await
+        let selected = self.select(rows).map_err(Unread::Fatal)?;
+        let alone = |read: Scored| {
+            let batch = read.batch.clone();
+            let fault = |error| CommandError::new(format!("batch `{batch}` of `{}`: {error}", self.store.url()));
+            ready(read.alone().map_err(|error| Unread::Fatal(fault(error))))
+        };
+        self.store.stream_within(selected, None, budget).map_err(Unread::from).and_then(alone).try_collect().await
     }
 }
 
 impl Script {
+    /// The batches that hold its rows.
+    pub fn names(&self) -> BTreeSet<&BatchId> {
+        self.steps.iter().flatten().map(|replayed| &replayed.of.batch).collect()
+    }
+
     /// The objects that hold its rows.
     pub fn objects(&self) -> impl Iterator<Item = &ObjectRef> {
-        let steps = self.steps.iter().flatten().map(|replayed| &replayed.of.batch).collect::<BTreeSet<_>>();
-        let batches = steps.into_iter().filter_map(|id| self.batches.get(id));
+        let batches = self.names().into_iter().filter_map(|id| self.batches.get(id));
         batches.flat_map(|batch| [&batch.rollouts, &batch.scores])
     }
 

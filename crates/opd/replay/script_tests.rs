@@ -1,6 +1,7 @@
 //! The order of rows, against a second way of making it.
 
 use super::*;
+use crate::recorded;
 use proptest::prelude::*;
 use record::{Claims, Digest, Job, RolloutCommit, ScoreCommit, StepCommit, UnitRows, Work};
 
@@ -64,6 +65,12 @@ fn log(sizes: &[u32], steps: &[Vec<BatchRows>]) -> Vec<Commit> {
     commits(events)
 }
 
+/// What the whole log says of itself.
+fn read(commits: &[Commit]) -> Recording {
+    let gone = recorded::gone(commits).into_iter().cloned().collect();
+    Recording::of(commits, "main", &gone)
+}
+
 fn name(unit: usize) -> BatchId {
     format!("u{unit:08}-x")
 }
@@ -87,7 +94,7 @@ fn recorded() -> impl Strategy<Value = (Vec<u32>, Vec<Vec<BatchRows>>)> {
 proptest! {
     #[test]
     fn without_a_condition_each_step_is_the_parents((sizes, steps) in recorded()) {
-        let recording = Recording::of(&log(&sizes, &steps), "main");
+        let recording = read(&log(&sizes, &steps));
         let script = recording.script(ReplayOrder::Recorded, 1, Cut::Recorded, None).unwrap();
         let named: Vec<Vec<BatchRows>> =
             script.steps.iter().map(|step| step.iter().map(|of| of.of.clone()).collect()).collect();
@@ -105,15 +112,30 @@ proptest! {
         for (id, row) in &left {
             chosen.entry(id.clone()).or_default().insert(*row);
         }
-        let recording = Recording::of(&log(&sizes, &steps), "main");
+        let recording = read(&log(&sizes, &steps));
         let script = recording.script(ReplayOrder::Recorded, 1, Cut::Rows(count), Some(&chosen)).unwrap();
         let expected: Vec<Vec<_>> = left.chunks_exact(count as usize).map(<[_]>::to_vec).collect();
         prop_assert_eq!(rows_of(&script.steps), expected);
     }
 
     #[test]
+    fn a_condition_leaves_rows_of_each_step_where_the_steps_stay((sizes, steps) in recorded(), keep in any::<u64>()) {
+        let kept = |id: &BatchId, row: u32| (keep >> ((row * 7 + id.as_bytes()[8] as u32) % 64)) & 1 == 1;
+        let mut chosen = Chosen::new();
+        for (id, row) in steps.iter().flatten().flat_map(|of| each(&of.batch, &of.rows)).filter(|(id, row)| kept(id, *row)) {
+            chosen.entry(id.clone()).or_default().insert(row);
+        }
+        let script = read(&log(&sizes, &steps)).script(ReplayOrder::Recorded, 1, Cut::Recorded, Some(&chosen)).unwrap();
+        let of_step = |step: &Vec<BatchRows>| -> Vec<(BatchId, u32)> {
+            let rows = step.iter().flat_map(|of| each(&of.batch, &of.rows));
+            rows.filter(|(id, row)| kept(id, *row)).map(|(id, row)| (id.clone(), row)).collect()
+        };
+        prop_assert_eq!(rows_of(&script.steps), steps.iter().map(of_step).collect::<Vec<_>>());
+    }
+
+    #[test]
     fn a_seeded_order_takes_each_row_once_by_the_seed_alone((sizes, steps) in recorded(), count in 1u32..6, seed in any::<u64>()) {
-        let recording = Recording::of(&log(&sizes, &steps), "main");
+        let recording = read(&log(&sizes, &steps));
         let script = |seed| recording.script(ReplayOrder::Seeded, seed, Cut::Rows(count), None).unwrap();
         let rows = rows_of(&script(seed).steps);
         prop_assert!(rows.iter().all(|step| step.len() == count as usize));
@@ -126,7 +148,7 @@ proptest! {
         prop_assert_eq!(taken as u32, total - total % count);
         prop_assert_eq!(rows, rows_of(&script(seed).steps));
         // What the steps of the parent were plays no part.
-        let unstepped = Recording::of(&log(&sizes, &[]), "main");
+        let unstepped = read(&log(&sizes, &[]));
         let again = unstepped.script(ReplayOrder::Seeded, seed, Cut::Rows(count), None).unwrap();
         prop_assert_eq!(rows_of(&again.steps), rows_of(&script(seed).steps));
     }
@@ -136,13 +158,13 @@ proptest! {
 fn another_seed_is_another_order_and_a_damaged_batch_is_left_out() {
     let mut log = log(&[8, 8, 8], &[]);
     let of = |log: &[Commit], seed| {
-        let script = Recording::of(log, "main").script(ReplayOrder::Seeded, seed, Cut::Rows(4), None).unwrap();
+        let script = read(log).script(ReplayOrder::Seeded, seed, Cut::Rows(4), None).unwrap();
         rows_of(&script.steps)
     };
     assert_ne!(of(&log, 1), of(&log, 2));
     let dropped = record::Dropped {
         of: BatchRows { batch: name(1), rows: RowSet::first(8) },
-        reason: DropReason::Corrupt,
+        reason: record::DropReason::Corrupt,
         reissue: true,
     };
     let seq = log.len() as u64 + 1;
@@ -153,9 +175,24 @@ fn another_seed_is_another_order_and_a_damaged_batch_is_left_out() {
 }
 
 #[test]
+fn a_batch_that_was_given_up_after_the_commit_that_counts_is_left_out_but_for_steps_that_took_it() {
+    let mut log = log(&[4, 4, 4], &[vec![BatchRows { batch: name(1), rows: RowSet::first(4) }]]);
+    let counts = log.len();
+    let retired = record::Retirement { batches: vec![name(1)], ..record::Retirement::default() };
+    log.push(Commit { seq: counts as u64 + 1, event: Event::Retire(retired), ..log[0].clone() });
+    let gone = recorded::gone(&log).into_iter().cloned().collect();
+    let recording = Recording::of(&log[..counts], "main", &gone);
+    let ids: BTreeSet<&BatchId> = recording.rows(None).into_iter().map(|(id, _)| id).collect();
+    assert_eq!(ids, BTreeSet::from([&name(0), &name(2)]));
+    // It is there to be named, and the run is refused by that name.
+    let script = recording.script(ReplayOrder::Recorded, 1, Cut::Recorded, None).unwrap();
+    assert_eq!(script.names(), BTreeSet::from([&name(1)]));
+}
+
+#[test]
 fn a_step_on_a_batch_without_scores_is_named() {
     let consumed = vec![vec![BatchRows { batch: "u9".into(), rows: RowSet::first(1) }]];
-    let error = Recording::of(&log(&[4], &consumed), "main").script(ReplayOrder::Recorded, 1, Cut::Recorded, None);
+    let error = read(&log(&[4], &consumed)).script(ReplayOrder::Recorded, 1, Cut::Recorded, None);
     let said = error.unwrap_err().to_string();
     assert!(said.contains("`u9`") && said.contains("hint:"), "{said}");
 }

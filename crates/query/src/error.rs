@@ -52,6 +52,12 @@ pub enum QueryError {
         /// What is wrong with it.
         what: String,
     },
+    /// What has to choose the same rows each time it is asked may not.
+    #[error("`{function}` gives another value each time; the same rows have to be chosen whenever it is asked")]
+    Varies {
+        /// The function that it calls.
+        function: String,
+    },
     /// The statement cannot be read or planned.
     #[error("{0}")]
     Sql(String),

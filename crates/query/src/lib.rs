@@ -46,6 +46,7 @@ mod predicate;
 mod reader;
 mod records;
 mod render;
+mod repeatable;
 mod rows_at_once;
 mod scan;
 mod session;

@@ -1,6 +1,6 @@
 //! A predicate over rollouts and their scores, row by row: which of the rows that are there a learner takes.
 
-use crate::{QueryError, Result, hint::did_you_mean};
+use crate::{QueryError, Result, hint::did_you_mean, repeatable::varying};
 use arrow::{
     array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, StringArray},
     datatypes::{DataType, Field, FieldRef, Schema, SchemaRef},
@@ -11,7 +11,7 @@ use datafusion::{
         tree_node::{TreeNode, TreeNodeRecursion},
     },
     error::DataFusionError,
-    logical_expr::{Expr, Volatility, utils},
+    logical_expr::{Expr, utils},
     physical_expr::PhysicalExpr,
     prelude::SessionContext,
     sql::sqlparser::ast,
@@ -200,11 +200,9 @@ fn beyond_a_row(expr: &Expr) -> Result<Option<String>, DataFusionError> {
                 Some(format!("`{}` is of many rows; a row alone has to decide", of.func.name()))
             }
             Expr::WindowFunction(of) => Some(format!("`{}` is of many rows; a row alone has to decide", of.fun.name())),
-            Expr::ScalarFunction(of) if of.func.signature().volatility != Volatility::Immutable => {
-                Some(format!("`{}` gives another value each time; a row alone has to decide", of.func.name()))
-            }
             Expr::Placeholder(of) => Some(format!("`{}` has no value here", of.id)),
-            _ => None,
+            other => varying(other)
+                .map(|function| format!("`{function}` gives another value each time; a row alone has to decide")),
         };
         Ok(if found.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })?;

@@ -10,6 +10,7 @@ use crate::{
     log::Log,
     reader::Opener,
     records::Records,
+    repeatable::varying_in,
     rows_at_once::{FEW, rows_at_once},
     statement::{is_explain, only_one, only_reads, refuse_unless_question},
     tokenizer::RunTokenizer,
@@ -239,6 +240,23 @@ impl Session {
     /// [`QueryError::NotAQuestion`] for anything that would change something, [`QueryError::Table`] and
     /// [`QueryError::Column`] with the nearest name for one that does not exist, [`QueryError::Sql`] for the rest.
     pub async fn run(&self, sql: &str) -> Result<Answer> {
+        self.answered(sql, |_| Ok(())).await
+    }
+
+    /// As [`Session::run`], for a question that has the same answer whenever it is asked at the same commit.
+    ///
+    /// # Errors
+    /// As [`Session::run`]; [`QueryError::Varies`] with a function in it that gives another value each time.
+    pub async fn run_repeatable(&self, sql: &str) -> Result<Answer> {
+        let check = |plan: &LogicalPlan| match varying_in(plan).map_err(|error| self.explain(&error))? {
+            Some(function) => Err(QueryError::Varies { function }),
+            None => Ok(()),
+        };
+        self.answered(sql, check).await
+    }
+
+    /// The answer to a question whose plan passes `check`.
+    async fn answered(&self, sql: &str, check: impl Fn(&LogicalPlan) -> Result<()>) -> Result<Answer> {
         self.meter().begin();
         let statement = only_one(DFParser::parse_sql(sql).map_err(|error| self.explain(&error))?)?;
         refuse_unless_question(&statement)?;
@@ -257,6 +275,7 @@ impl Session {
         let is_explain = is_explain(&statement);
         let plan = state.statement_to_plan(statement).await.map_err(|error| self.explain(&error))?;
         only_reads().verify_plan(&plan).map_err(|error| self.explain(&error))?;
+        check(&plan)?;
         let answer = Answer::new(execute(state, plan).await.map_err(|error| self.explain(&error))?);
         match is_explain {
             true => self.answer(describe::plan_lines(&answer.collect().await?)?).await,

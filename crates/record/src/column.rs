@@ -1,9 +1,12 @@
 //! Typed columns: list columns made from slices, and read back as slices without a copy.
 
-use crate::{Ragged, RecordError, schema::item_field};
+use crate::{Ragged, RecordError, RowSet, schema::item_field};
 use arrow::{
-    array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, ListArray, PrimitiveArray, RecordBatch, StringArray},
+    array::{
+        Array, ArrayRef, ArrowPrimitiveType, AsArray, ListArray, PrimitiveArray, RecordBatch, StringArray, UInt32Array,
+    },
     buffer::{NullBuffer, OffsetBuffer, ScalarBuffer},
+    compute::take_record_batch,
     datatypes::ArrowNativeType,
 };
 use std::sync::Arc;
@@ -159,6 +162,15 @@ fn is_all_null(nulls: Option<&NullBuffer>) -> bool {
 /// Whether all of `values` hold. Without a branch a value, so that many are compared at once; in pieces, to end soon where one does not.
 pub(crate) fn all_hold<T: Copy>(values: &[T], holds: impl Fn(T) -> bool) -> bool {
     values.chunks(4096).all(|piece| piece.iter().fold(true, |all, value| all & holds(*value)))
+}
+
+/// These rows of a batch, copied: its buffers are not held.
+pub(crate) fn rows(batch: &RecordBatch, rows: &RowSet) -> Result<RecordBatch, RecordError> {
+    if rows.end() as usize > batch.num_rows() {
+        let (expected, found) = (format!("at least {}", rows.end()), batch.num_rows().to_string());
+        return Err(RecordError::Schema { what: "rows".into(), expected, found });
+    }
+    Ok(take_record_batch(batch, &UInt32Array::from_iter_values(rows.iter()))?)
 }
 
 /// A plain column of that name.

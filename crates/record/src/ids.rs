@@ -15,6 +15,12 @@ impl PolicyVersion {
     pub fn staleness_of(self, row: PolicyVersion) -> u64 {
         self.0.saturating_sub(row.0)
     }
+
+    /// The same; none where `row` is the later, as some are where a replay takes rows in another order than the learner that sampled with
+    /// these versions: how far behind a learner is has no bearing on how old a row is.
+    pub fn checked_staleness_of(self, row: PolicyVersion) -> Option<u64> {
+        self.0.checked_sub(row.0)
+    }
 }
 
 impl fmt::Display for PolicyVersion {

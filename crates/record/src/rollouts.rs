@@ -3,7 +3,7 @@
 mod whole;
 
 use crate::{
-    Finish, Lists, PolicyVersion, RecordError, Sample, column,
+    Finish, Lists, PolicyVersion, RecordError, RowSet, Sample, column,
     column::{Floats, Ints, Longs, NestedFloats, NestedInts},
     schema,
 };
@@ -218,6 +218,14 @@ impl RolloutBatch {
             }
         }
         Ok(())
+    }
+
+    /// A batch of these rows alone, copied: it holds nothing of the others. What its rows say was checked.
+    ///
+    /// # Errors
+    /// [`RecordError::Schema`] if there are none, or a row is not there.
+    pub fn only(&self, rows: &RowSet) -> Result<Self, RecordError> {
+        Self::over(column::rows(&self.batch, rows)?)
     }
 
     /// Number of rollouts.

@@ -3,7 +3,7 @@
 mod whole;
 
 use crate::{
-    Lists, RecordError, Rollout, RolloutBatch, Score, column,
+    Lists, RecordError, Rollout, RolloutBatch, RowSet, Score, column,
     column::{Floats, NestedFloats, NestedInts},
     rollouts::is_logprob,
     schema,
@@ -117,6 +117,14 @@ impl ScoredBatch {
             }
         }
         Ok(())
+    }
+
+    /// As [`RolloutBatch::only`], of rollouts and scores.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn only(&self, rows: &RowSet) -> Result<Self, RecordError> {
+        Self::over(self.rollouts.only(rows)?, column::rows(&self.scores, rows)?)
     }
 
     /// Number of rows.

@@ -99,6 +99,27 @@ fn any_limit(most: u32) -> impl Strategy<Value = Option<u32>> {
     prop_oneof![Just(None), (0..=most).prop_map(Some)]
 }
 
+#[test]
+fn some_rows_of_a_batch_are_those_rows_and_hold_nothing_of_the_others() {
+    let budget = Budget { draws: Some(2), teacher_draws: None, teacher_top_k: Some(3), sampler_top_k: Some(0) };
+    for (codec, budget) in [(Codec::Plain, Budget::default()), (Codec::Lossless, budget)] {
+        let all = read(&whole(), codec, &budget);
+        let some = all.only(&[0, 2].into_iter().collect()).unwrap();
+        assert_eq!(some.len(), 2);
+        let columns = |of: &ScoredBatch| [of.rollouts().as_record_batch().clone(), of.scores().clone()];
+        for (of_some, of_all) in columns(&some).iter().zip(&columns(&all)) {
+            for (to, from) in [(0, 0), (1, 2)] {
+                assert_eq!(of_some.slice(to, 1), of_all.slice(from, 1));
+            }
+            assert!(of_some.get_array_memory_size() < of_all.get_array_memory_size());
+        }
+        let ids: Vec<&str> = some.rows().map(|row| row.rollout.rollout_id).collect();
+        assert_eq!(ids, [all.row(0).rollout.rollout_id, all.row(2).rollout.rollout_id]);
+        let error = all.only(&[3].into_iter().collect()).unwrap_err().to_string();
+        assert!(error.contains("expected at least 4, found 3"), "{error}");
+    }
+}
+
 proptest! {
     #[test]
     fn a_budget_gives_the_same_whatever_the_codec(

@@ -404,10 +404,8 @@ impl Snapshot {
     }
 
     fn count_trained(&mut self, step: u64, sampled: PolicyVersion, rows: &RowSet) {
-        let (rows, staleness) = (u64::from(rows.len()), PolicyVersion(step - 1).staleness_of(sampled));
-        self.ended.consumed += rows;
-        self.ended.staleness_sum += staleness * rows;
-        self.ended.staleness_max = self.ended.staleness_max.max(staleness);
+        let (rows, staleness) = (u64::from(rows.len()), PolicyVersion(step - 1).checked_staleness_of(sampled));
+        self.ended.train(rows, staleness);
     }
 
     /// Takes `rows` out of what is pending; returns the batch.

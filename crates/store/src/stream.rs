@@ -2,7 +2,7 @@
 
 use crate::{Result, SelectedBatch, Selection, Snapshot, Store, StoreError};
 use futures::{Stream, StreamExt};
-use record::{BatchId, Budget, RowSet, ScoredBatch};
+use record::{BatchId, Budget, RecordError, RowSet, ScoredBatch};
 use std::{
     collections::BTreeSet,
     future::Future,
@@ -21,6 +21,20 @@ pub struct Scored {
     pub rows: RowSet,
     /// All its rows.
     pub data: ScoredBatch,
+}
+
+impl Scored {
+    /// The same rows, without the others of their batch where there are any: those are held no longer.
+    ///
+    /// # Errors
+    /// As [`ScoredBatch::only`], which what a stream gave does not lead to.
+    pub fn alone(self) -> Result<Self, RecordError> {
+        if self.rows.len() as usize == self.data.len() {
+            return Ok(self);
+        }
+        let (rows, data) = (RowSet::first(self.rows.len()), self.data.only(&self.rows)?);
+        Ok(Self { batch: self.batch, rows, data })
+    }
 }
 
 /// A batch that could not be read; the stream goes on behind it.

@@ -5,7 +5,7 @@ use crate::{
     log::{Log, step_of},
 };
 use arrow::{array::RecordBatch, error::ArrowError};
-use record::{BatchRows, Commit, Dropped, Event, Replayed, rollout_id};
+use record::{BatchRows, Commit, Dropped, Event, PolicyVersion, Replayed, rollout_id};
 
 /// One rollout, as a row of a batch.
 struct Row<'a> {
@@ -68,14 +68,16 @@ pub(super) fn consumed(log: &Log, commits: &[Commit], columns: Columns) -> Resul
         })
         .collect();
     // The learner held version `step - 1` when it took the row up.
-    let staleness =
-        rows.iter().map(|(step, row)| row.has_staleness.then_some(*step as i64 - 1 - row.policy_version as i64));
+    let staleness = rows.iter().map(|(step, row)| {
+        let learner = Some(PolicyVersion(step - 1)).filter(|_| row.has_staleness);
+        Some(learner?.checked_staleness_of(PolicyVersion(row.policy_version))? as i64)
+    });
     let columns = columns.int("step", "The optimizer step that trained on it.", rows.iter().map(|(s, _)| *s));
     identity(columns, rows.iter().map(|(_, row)| row))
         .maybe_signed(
             "staleness",
             "Policy versions the learner was ahead of the rollout: step - 1 - policy_version. Null for a row that `learn.replay` mixed \
-             in: its versions are another run's.",
+             in: its versions are another run's; and where a replay took a row before its version came.",
             staleness,
         )
         .maybe_text(

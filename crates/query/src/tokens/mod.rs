@@ -236,7 +236,8 @@ fn part(scores: &ScoreCommit, log: &Log, rows: &RowSet, trained: Option<&Trained
     let step = trained.map(|one| one.step as i64);
     // The learner held version `step - 1` when it took the rows up.
     let staleness = step.filter(|_| !borrowed || log.parents_versions_count());
-    let staleness = staleness.map(|step| step - 1 - of.policy_version.0 as i64);
+    // None where the row's version is the later, which a replay in another order comes to.
+    let staleness = staleness.map(|step| step - 1 - of.policy_version.0 as i64).filter(|staleness| *staleness >= 0);
     let known = vec![
         text(&of.batch),
         text(&scores.score_set),

@@ -54,6 +54,27 @@ async fn one_question_at_a_time() {
 }
 
 #[tokio::test]
+async fn what_is_to_be_repeatable_calls_nothing_that_varies() {
+    let (session, _) = session().await;
+    for (condition, function) in [
+        ("random() < 0.1", "random"),
+        ("policy_version > 0 and now() > to_timestamp(0)", "now"),
+        ("unit in (select unit from consumed order by random() limit 1)", "random"),
+        ("exists (select 1 from steps where step > 10 * random())", "random"),
+        ("unit > (select count(*) * random() from consumed)", "random"),
+        ("sample < 2 or uuid() = 'x'", "uuid"),
+    ] {
+        let sql = format!("select batch from scored where {condition}");
+        let said = session.run_repeatable(&sql).await.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(said.contains(&format!("`{function}` gives another value each time")), "{sql}: {said}");
+        session.run(&sql).await.unwrap();
+    }
+    let sql = "select count(*) as n from scored where unit in (select unit from consumed where abs(staleness) < 9)";
+    let answer = session.run_repeatable(sql).await.unwrap();
+    assert_eq!(answer.collect().await.unwrap().iter().map(|batch| batch.num_rows()).sum::<usize>(), 1);
+}
+
+#[tokio::test]
 async fn misspelt_names_get_the_nearest() {
     let (session, _) = session().await;
     for (sql, hint) in [

@@ -107,6 +107,13 @@ fn answers_as_before(small: &Small) {
     succeeded(&asked(small, "compact", &["--codec", "compact", "--set", "k4", "--top-k", "4"]));
     let same = small.sql("select count(*) = (select count(*) from scored) from scored_in('k4')");
     assert_eq!(same, ["true"]);
+    // A limit gives up what is above it, once: of an archive that stays what is given up counts as gone.
+    let kept = small.sql("select sum(bytes) from objects where not retired and archive is null").remove(0);
+    let limit = format!("{}B", kept.parse::<u64>().unwrap() - 1);
+    let (given_up, said) = done(small, "retain", &["--max-bytes", &limit]);
+    assert!(given_up.lines().count() == 2 && said.contains("such a file goes as a whole"), "{given_up}{said}");
+    let (again, said) = done(small, "retain", &["--max-bytes", &limit]);
+    assert!(again.lines().count() == 1 && said.starts_with("0 B given up"), "{again}{said}");
     // Given up, an archive goes as a whole.
     done(small, "retain", &["--keep-versions", "2"]);
     assert_eq!(small.sql("select distinct policy_version from rollouts"), ["4"]);

@@ -236,10 +236,15 @@ fn damage_is_found_and_the_archive_named() {
     let small = Small::new();
     succeeded(&small.run(&["learn.steps=2", "eval.sets={}"]));
     done(&small, "archive", &[]);
-    collect(&small);
     let key = small.sql("select key from objects where kind = 'archive' order by seq").remove(0);
     let file = small.path("store").join(&key);
     let mut bytes = std::fs::read(&file).unwrap();
+    // Without it nothing is deleted that was moved there.
+    std::fs::remove_file(&file).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    refused(&asked(&small, "gc", &["--grace", "0s"]), &["archived objects stay", &key, "hint: bring them back"]);
+    std::fs::write(&file, &bytes).unwrap();
+    collect(&small);
     bytes[100] ^= 1;
     std::fs::write(&file, &bytes).unwrap();
     let output = asked(&small, "verify", &[]);

@@ -11,7 +11,7 @@ use record::{
     schema::{ROLLOUTS, SCORES, STEPS},
 };
 use std::{path::Path, time::Duration};
-use store::{CacheOptions, Depth, Finding, Follower, Key, Store, StoreError, StoreOptions, Why};
+use store::{CacheOptions, Depth, Finding, Follower, Key, Lacking, Store, StoreError, StoreOptions, Why};
 
 on_every_backend!(
     what_is_moved_reads_as_before,
@@ -275,6 +275,42 @@ async fn what_may_be_deleted_follows_from_what_is_in_an_archive() {
         store.delete(&key).await.unwrap();
     }
     assert_eq!(findings(&store).await, []);
+}
+
+/// As after a loss of power, or when a copy of the store left it out.
+#[tokio::test]
+async fn nothing_is_deleted_for_an_archive_that_is_damaged_or_not_there() {
+    let bed = Bed::folder(false);
+    let mut follower = trained(&bed).await;
+    let store = follower.store().clone();
+    let objects = rollouts_of(&follower).await;
+    let archive = put(&store, &objects).await;
+    commit(&mut follower, &archive).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let file = Path::new(&bed.url()).join(&archive.object.key);
+    let good = std::fs::read(&file).unwrap();
+    let mut torn = good.clone();
+    torn[good.len() / 2..].fill(0);
+    for (bytes, says, by_length) in
+        [(None, "nothing", true), (Some(&good[..7]), "7 bytes", true), (Some(&torn[..]), "sha256:", false)]
+    {
+        std::fs::remove_file(&file).unwrap();
+        if let Some(bytes) = bytes {
+            std::fs::write(&file, bytes).unwrap();
+        }
+        let inventory = store.inventory(true).await.unwrap();
+        assert_eq!(inventory.collection(Duration::ZERO).lacking.len(), usize::from(by_length), "{says}");
+        let found = store.collection(&inventory, Duration::ZERO, |_, _| {}).await.unwrap();
+        assert!(!found.old.iter().any(|garbage| matches!(garbage.why, Why::Moved(_))), "{says}: {:?}", found.old);
+        let [Lacking { archive: key, found, objects: 3, .. }] = &found.lacking[..] else {
+            panic!("{says}: {:?}", found.lacking)
+        };
+        assert!(*key == archive.object.key && found.contains(says), "{says}: {key} {found}");
+        std::fs::write(&file, &good).unwrap();
+    }
+    let inventory = store.inventory(true).await.unwrap();
+    let found = store.collection(&inventory, Duration::ZERO, |_, _| {}).await.unwrap();
+    assert_eq!((found.old.len(), found.lacking), (objects.len(), vec![]));
 }
 
 #[tokio::test]

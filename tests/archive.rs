@@ -234,15 +234,18 @@ fn a_learner_goes_on_after_what_it_trained_on_was_moved() {
 #[test]
 fn damage_is_found_and_the_archive_named() {
     let small = Small::new();
+    const READ: &str = "select count(*), sum(cardinality(response_ids)) from rollouts";
     succeeded(&small.run(&["learn.steps=2", "eval.sets={}"]));
+    let rows = small.sql(READ);
     done(&small, "archive", &[]);
     let key = small.sql("select key from objects where kind = 'archive' order by seq").remove(0);
     let file = small.path("store").join(&key);
     let mut bytes = std::fs::read(&file).unwrap();
-    // Without it nothing is deleted that was moved there.
+    // Without it nothing is deleted that was moved there, and everything is read from where it was.
     std::fs::remove_file(&file).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(1_100));
     refused(&asked(&small, "gc", &["--grace", "0s"]), &["archived objects stay", &key, "hint: bring them back"]);
+    assert_eq!(small.sql(READ), rows);
     std::fs::write(&file, &bytes).unwrap();
     collect(&small);
     bytes[100] ^= 1;

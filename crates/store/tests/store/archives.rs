@@ -313,6 +313,49 @@ async fn nothing_is_deleted_for_an_archive_that_is_damaged_or_not_there() {
     assert_eq!((found.old.len(), found.lacking), (objects.len(), vec![]));
 }
 
+/// What lies where it was put, still or brought back from a copy, is read where the archive cannot be; what is said names the archive.
+#[tokio::test]
+async fn where_an_archive_cannot_be_read_the_object_is() {
+    let bed = Bed::folder(false);
+    let mut follower = trained(&bed).await;
+    let (rollouts, scores) = (rollouts_of(&follower).await, scores_of(&follower).await);
+    let before = read(follower.store(), &rollouts, &scores).await;
+    let archive = put(follower.store(), &rollouts).await;
+    commit(&mut follower, &archive).await.unwrap();
+    let at = |key: &str| Path::new(&bed.url()).join(key);
+    let (file, original) = (at(&archive.object.key), at(&rollouts[1].key));
+    let (good, copy) = (std::fs::read(&file).unwrap(), std::fs::read(&original).unwrap());
+    let (second, _) = archive.row_groups().nth(1).unwrap();
+    let flipped = |at: u64| {
+        let mut bytes = good.clone();
+        bytes[at as usize] ^= 1;
+        Some(bytes)
+    };
+    for damaged in [flipped(second + 3), flipped(archive.footer_at() + 3), Some(good[..9].to_vec()), None] {
+        std::fs::remove_file(&file).unwrap();
+        if let Some(bytes) = &damaged {
+            std::fs::write(&file, bytes).unwrap();
+        }
+        // One that has read of the move, and one that has not.
+        let (early, late) = (bed.open().await, bed.open().await);
+        late.history(None).await.unwrap();
+        for store in [&early, &late] {
+            assert_eq!(read(store, &rollouts, &scores).await, before);
+            store.check_length(&rollouts[1]).await.unwrap();
+        }
+        std::fs::remove_file(&original).unwrap();
+        for store in [&early, &late] {
+            let error = store.get_rollouts(&rollouts[1]).await.unwrap_err();
+            assert!(error.is_of_one_object() && error.to_string().contains(&archive.object.key), "{error}");
+            let is_whole = damaged.as_ref().is_some_and(|bytes| bytes.len() == good.len());
+            assert_eq!(store.check_length(&rollouts[1]).await.is_ok(), is_whole);
+        }
+        std::fs::write(&original, &copy).unwrap();
+        assert_eq!(read(&early, &rollouts, &scores).await, before, "brought back");
+        std::fs::write(&file, &good).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn damage_in_an_archive_is_found_and_named() {
     let bed = Bed::folder(false);

@@ -12,11 +12,11 @@ use crate::{
 };
 use arrow::datatypes::SchemaRef;
 use record::{
-    Event, Job, ObjectRef, PolicyVersion, What, Work,
+    Event, Job, Move, ObjectRef, PolicyVersion, What, Work,
     schema::{ROLLOUTS, SCORES, STEPS},
 };
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     time::{Duration, Instant},
 };
 use store::{Follower, Inventory, Key, Named, Snapshot, Store};
@@ -64,9 +64,9 @@ enum Kind {
 #[derive(Clone, Debug, PartialEq)]
 struct Group {
     kind: Kind,
-    first: PolicyVersion,
-    last: PolicyVersion,
     objects: Vec<ObjectRef>,
+    /// By the object's key: the version that sampled it, or that its step made.
+    versions: HashMap<String, PolicyVersion>,
     bytes: u64,
 }
 
@@ -159,41 +159,42 @@ impl Mover<'_> {
         let mut known = then.archives.clone();
         let mut left: usize = groups.iter().map(|group| group.objects.len()).sum();
         for group in groups {
-            let mut objects = group.objects.as_slice();
+            let mut objects = group.objects.clone();
             while !objects.is_empty() {
                 if self.stop.is_asked() {
                     return Ok(Some(left));
                 }
-                let Some(done) = self.move_some(&group, objects, &mut follower, &mut known).await? else {
+                let Some(later) = self.move_some(&group, &objects, &mut follower, &mut known).await? else {
                     return Ok(None);
                 };
-                left -= done;
-                objects = &objects[done..];
+                left -= objects.len() - later.len();
+                objects = later;
             }
         }
         Ok(Some(left))
     }
 
-    /// Moves the first of `objects` into one archive; says how many.
+    /// Moves those of `objects` that have the same columns into one archive; says which have others. None as [`Mover::move_all`].
     async fn move_some(
         &mut self,
         group: &Group,
         objects: &[ObjectRef],
         follower: &mut Follower,
         known: &mut Vec<u64>,
-    ) -> Result<Option<usize>> {
+    ) -> Result<Option<Vec<ObjectRef>>> {
         let (began, started) = (Instant::now(), store::now_ms());
         let (before, after) = self.bytes();
         let tell = |done: usize| {
             let so_far = format!("{} -> {} so far", size(before), size(after));
             self.line.show(&format!("{}: {done} of {} objects; {so_far}", group.kind.name(), objects.len()));
         };
-        let put = self.store.put_archive(group.key(), objects, group.kind.schema(), tell).await?;
+        let key = |moves: &[Move]| group.key(moves.iter().map(|of| &of.key));
+        let put = self.store.put_archive(objects, group.kind.schema(), key, tell).await?;
         for error in &put.left {
             self.unread += 1;
             self.line.say(&format!("left where it is: {error}"));
         }
-        let Some(archive) = put.archive else { return Ok(Some(put.done)) };
+        let Some(archive) = put.archive else { return Ok(Some(put.later)) };
         pass(Job::Store, Point::AfterPut);
         let work = Work { started, busy_s: began.elapsed().as_secs_f64(), ..work("archive") };
         let event = |now: &Snapshot| (now.archives == *known).then(|| Event::Archive(archive.clone()));
@@ -203,10 +204,9 @@ impl Mover<'_> {
         pass(Job::Store, Point::AfterCommit);
         known.clone_from(&follower.snapshot().archives);
         let moved: HashSet<&String> = archive.moves.iter().map(|of| &of.key).collect();
-        let bytes = objects.iter().filter(|object| moved.contains(&object.key)).map(|object| object.bytes).sum();
-        let sum = group.sum(moved.len(), bytes, archive.object.bytes);
+        let sum = group.sum(objects.iter().filter(|object| moved.contains(&object.key)), archive.object.bytes);
         self.sums.entry(group.kind.clone()).and_modify(|all| all.add(&sum)).or_insert(sum);
-        Ok(Some(put.done))
+        Ok(Some(put.later))
     }
 
     /// Bytes of what was moved, and of the archives.
@@ -233,9 +233,9 @@ fn groups(inventory: &Inventory, now: &Snapshot, is_old: impl Fn(&Named) -> bool
         if open.get(&kind).is_some_and(is_full) {
             groups.extend(open.remove(&kind));
         }
-        let new = || Group { kind: kind.clone(), first: version, last: version, objects: vec![], bytes: 0 };
+        let new = || Group { kind: kind.clone(), objects: vec![], versions: HashMap::new(), bytes: 0 };
         let group = open.entry(kind.clone()).or_insert_with(new);
-        (group.first, group.last) = (group.first.min(version), group.last.max(version));
+        group.versions.insert(object.key.clone(), version);
         group.objects.push(object.clone());
         group.bytes += object.bytes;
     }
@@ -277,8 +277,16 @@ impl Kind {
 }
 
 impl Group {
-    fn key(&self) -> Key {
-        let Self { first, last, .. } = *self;
+    /// The first and the last version of the objects at `keys`, which are some of its own.
+    fn versions<'a>(&self, keys: impl Iterator<Item = &'a String>) -> (PolicyVersion, PolicyVersion) {
+        let of = |key| self.versions.get(key).copied();
+        let all = keys.filter_map(of).map(|version| (version, version));
+        all.reduce(|(first, last), (version, _)| (first.min(version), last.max(version))).unwrap_or_default()
+    }
+
+    /// The key of an archive of the objects at `keys`.
+    fn key<'a>(&self, keys: impl Iterator<Item = &'a String>) -> Key {
+        let (first, last) = self.versions(keys);
         match &self.kind {
             Kind::Rollouts => Key::archived_rollouts(first, last),
             Kind::Scores(set) => Key::archived_scores(set, first, last),
@@ -286,8 +294,11 @@ impl Group {
         }
     }
 
-    fn sum(&self, objects: usize, bytes: u64, archived: u64) -> Sum {
-        Sum { first: self.first, last: self.last, objects, bytes, archives: 1, archived }
+    /// What it is to move `objects`, some of its own, into an archive of `archived` bytes.
+    fn sum<'a>(&self, objects: impl Iterator<Item = &'a ObjectRef> + Clone, archived: u64) -> Sum {
+        let (first, last) = self.versions(objects.clone().map(|object| &object.key));
+        let bytes = objects.clone().map(|object| object.bytes).sum();
+        Sum { first, last, objects: objects.count(), bytes, archives: 1, archived }
     }
 }
 
@@ -304,7 +315,7 @@ impl Sum {
 fn would_move(groups: Vec<Group>) -> Result<()> {
     let mut sums: BTreeMap<Kind, Sum> = BTreeMap::new();
     for group in groups {
-        let sum = group.sum(group.objects.len(), group.bytes, 0);
+        let sum = group.sum(group.objects.iter(), 0);
         sums.entry(group.kind).and_modify(|all| all.add(&sum)).or_insert(sum);
     }
     show(&table(&sums, false))?;

@@ -55,6 +55,11 @@ impl Writer {
         Ok(())
     }
 
+    /// What is in it so far.
+    pub fn moves(&self) -> &[Move] {
+        &self.moves
+    }
+
     /// The file, its footer, and what is in it.
     pub fn finish(self) -> ParquetResult<(Bytes, Footer, Vec<Move>)> {
         let file = Bytes::from(self.file.into_inner()?);

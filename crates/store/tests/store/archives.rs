@@ -7,7 +7,7 @@ use crate::{
 };
 use arrow::array::RecordBatch;
 use record::{
-    Archive, Budget, Codec, Event, ObjectRef, PolicyVersion, Retirement, What,
+    Archive, Budget, Codec, Event, Move, ObjectRef, PolicyVersion, Retirement, What,
     schema::{ROLLOUTS, SCORES, STEPS},
 };
 use std::{path::Path, time::Duration};
@@ -59,8 +59,8 @@ fn key() -> Key {
 
 /// Moves `objects`, rollouts, into an archive of their own.
 async fn put(store: &Store, objects: &[ObjectRef]) -> Archive {
-    let put = store.put_archive(key(), objects, &ROLLOUTS, |_| {}).await.unwrap();
-    assert!(put.left.is_empty() && put.done == objects.len());
+    let put = store.put_archive(objects, &ROLLOUTS, |_| key(), |_| {}).await.unwrap();
+    assert!(put.left.is_empty() && put.later.is_empty());
     put.archive.unwrap()
 }
 
@@ -74,10 +74,10 @@ async fn archive(follower: &mut Follower) {
     let store = follower.store().clone();
     let rollouts = put(&store, &rollouts_of(follower).await).await;
     let key = Key::archived_scores(SET, PolicyVersion(0), PolicyVersion(2));
-    let scores = store.put_archive(key, &scores_of(follower).await, &SCORES, |_| {}).await.unwrap();
+    let scores = store.put_archive(&scores_of(follower).await, &SCORES, |_| key, |_| {}).await.unwrap();
     let key = Key::archived_steps(1, 3);
     let steps = ended(follower, |what| matches!(what, What::StepRecord(_))).await;
-    let steps = store.put_archive(key, &steps, &STEPS, |_| {}).await.unwrap();
+    let steps = store.put_archive(&steps, &STEPS, |_| key, |_| {}).await.unwrap();
     for archive in [rollouts, scores.archive.unwrap(), steps.archive.unwrap()] {
         commit(follower, &archive).await.unwrap();
     }
@@ -188,7 +188,7 @@ async fn packed_batches_of_any_budget_read_alike() {
         before.push(store.get_scored_within(&object, &scores, budget).await.unwrap());
     }
     for (object, schema) in [(&object, &ROLLOUTS), (&scores, &SCORES)] {
-        let put = store.put_archive(key(), std::slice::from_ref(object), schema, |_| {}).await.unwrap();
+        let put = store.put_archive(std::slice::from_ref(object), schema, |_| key(), |_| {}).await.unwrap();
         commit(&mut follower, &put.archive.unwrap()).await.unwrap();
         store.delete(&object.key).await.unwrap();
     }
@@ -199,24 +199,36 @@ async fn packed_batches_of_any_budget_read_alike() {
     }
 }
 
+/// As where only some batches have draws to pack: two archives, not one for each time that the columns change.
 #[tokio::test]
-async fn batches_with_other_columns_begin_another_archive_and_what_cannot_be_read_stays() {
+async fn batches_with_other_columns_wait_for_another_archive_and_what_cannot_be_read_stays() {
     let bed = Bed::folder(false);
     let store = bed.open().await;
     let mut objects = Vec::new();
-    for (unit, codec) in [(0, Codec::Plain), (1, Codec::Plain), (2, Codec::Lossless)] {
-        let batch = rollouts(&format!("u{unit}"), unit, 0);
-        objects.push(store.put_packed_rollouts(&format!("u{unit}"), &batch, codec, 16).await.unwrap().0);
+    for unit in 0..6 {
+        let (name, codec) = (format!("u{unit}"), if unit % 2 == 0 { Codec::Plain } else { Codec::Lossless });
+        let batch = rollouts(&name, unit, 0);
+        objects.push(store.put_packed_rollouts(&name, &batch, codec, 16).await.unwrap().0);
     }
     store.delete(&objects[0].key).await.unwrap();
-    let first = store.put_archive(key(), &objects, &ROLLOUTS, |_| {}).await.unwrap();
-    let keys = |of: &Archive| of.moves.iter().map(|of| of.key.clone()).collect::<Vec<_>>();
-    assert_eq!((first.done, keys(first.archive.as_ref().unwrap())), (2, vec![objects[1].key.clone()]));
+    let keys = |of: &[usize]| of.iter().map(|i| objects[*i].key.clone()).collect::<Vec<_>>();
+    let moved = |moves: &[Move]| moves.iter().map(|of| of.key.clone()).collect::<Vec<_>>();
+    let mut named = Vec::new();
+    let put = async |objects: &[ObjectRef], named: &mut Vec<String>| {
+        let key = |moves: &[Move]| {
+            *named = moved(moves);
+            key()
+        };
+        store.put_archive(objects, &ROLLOUTS, key, |_| {}).await.unwrap()
+    };
+    let first = put(&objects, &mut named).await;
+    assert_eq!((moved(&first.archive.unwrap().moves), &named), (keys(&[1, 3, 5]), &keys(&[1, 3, 5])));
     assert!(matches!(&first.left[..], [StoreError::Missing { key, .. }] if *key == objects[0].key));
-    let second = store.put_archive(key(), &objects[2..], &ROLLOUTS, |_| {}).await.unwrap();
-    assert_eq!((second.done, keys(&second.archive.unwrap())), (1, vec![objects[2].key.clone()]));
-    let none = store.put_archive(key(), &objects[..1], &ROLLOUTS, |_| {}).await.unwrap();
-    assert!(none.archive.is_none() && none.done == 1);
+    let second = put(&first.later, &mut named).await;
+    assert_eq!((moved(&second.archive.unwrap().moves), &named), (keys(&[2, 4]), &keys(&[2, 4])));
+    assert!(second.later.is_empty() && second.left.is_empty());
+    let none = put(&objects[..1], &mut named).await;
+    assert!(none.archive.is_none() && none.later.is_empty() && none.left.len() == 1);
 }
 
 #[tokio::test]

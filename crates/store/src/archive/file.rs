@@ -84,6 +84,11 @@ impl Layout {
         Ok(Self(ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new())?))
     }
 
+    /// About what it takes in memory.
+    pub fn bytes(&self) -> usize {
+        self.0.metadata().memory_size()
+    }
+
     /// The batch in row group `row_group`, whose bytes are `bytes` and begin at `offset`. Columns that `budget` asks nothing of are not
     /// decoded.
     pub fn read(

@@ -6,6 +6,7 @@ use crate::{
     upkeep::train_on,
 };
 use arrow::array::RecordBatch;
+use object_store::ObjectStoreExt;
 use record::{
     Archive, Budget, Codec, Event, Move, ObjectRef, PolicyVersion, Retirement, What,
     schema::{ROLLOUTS, SCORES, STEPS},
@@ -141,6 +142,32 @@ async fn a_start_from_a_snapshot_finds_what_was_moved(bed: Bed) {
     assert_eq!(started.snapshot().archives.len(), 3);
     assert_eq!(read(&later, &rollouts, &scores).await, before);
     assert_eq!(findings(&later).await, [], "snapshots say the same as the log");
+}
+
+/// What a snapshot names and the log has lost is not taken for read: once it is back, so is what was moved.
+#[tokio::test]
+async fn an_entry_that_is_gone_is_looked_for_again() {
+    let bed = Bed::memory();
+    let mut follower = trained(&bed).await;
+    let (rollouts, scores) = (rollouts_of(&follower).await, scores_of(&follower).await);
+    let before = read(follower.store(), &rollouts, &scores).await;
+    archive(&mut follower).await;
+    let seq = follower.snapshot().archives[0];
+    for note_no in 0..8 {
+        let event = note(note_no.to_string());
+        follower.append(work("w"), |_| Some(event.clone())).await.unwrap();
+    }
+    for object in rollouts.iter().chain(&scores) {
+        follower.store().delete(&object.key).await.unwrap();
+    }
+    let entry = object_store::path::Path::from(format!("log/{seq:020}.json"));
+    let json = bed.objects().get(&entry).await.unwrap().bytes().await.unwrap();
+    bed.objects().delete(&entry).await.unwrap();
+    let later = bed.open().await;
+    let error = later.get_rollouts(&rollouts[0]).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Missing { key, .. } if *key == rollouts[0].key), "{error}");
+    bed.objects().put(&entry, json.into()).await.unwrap();
+    assert_eq!(read(&later, &rollouts, &scores).await, before);
 }
 
 /// Two that archive at once.

@@ -84,6 +84,11 @@ impl Layout {
         Ok(Self(ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new())?))
     }
 
+    /// How many row groups the file has.
+    pub fn row_groups(&self) -> usize {
+        self.0.metadata().num_row_groups()
+    }
+
     /// About what it takes in memory.
     pub fn bytes(&self) -> usize {
         self.0.metadata().memory_size()
@@ -102,7 +107,7 @@ impl Layout {
         let of = |key: &str| schema.metadata().get(key).cloned().unwrap_or_default();
         check_name(&of(SCHEMA_NAME), &of(SCHEMA_VERSION), expected)?;
         let damaged = |error: ParquetError| Fault::Malformed(error.to_string());
-        let groups = self.0.metadata().num_row_groups();
+        let groups = self.row_groups();
         if row_group >= groups {
             return Err(Fault::Malformed(format!("it has {groups} row groups, not {}", row_group + 1)));
         }

@@ -56,6 +56,11 @@ impl Store {
         self.footers().get(&archive.object.key, || self.read_layout(archive)).await
     }
 
+    /// Checks that the footer of an archive can be read, as every reader of its row groups has to.
+    pub(crate) async fn check_layout(&self, archive: &Archive) -> Result<()> {
+        self.read_layout(archive).await.map(drop)
+    }
+
     async fn read_layout(&self, archive: &Archive) -> Result<Layout> {
         let key = &archive.object.key;
         let footer = ObjectRef { key: key.clone(), bytes: archive.footer.bytes, digest: archive.footer.digest };
@@ -65,13 +70,15 @@ impl Store {
             }
             other => other,
         })?;
-        let name = key.clone();
+        let (name, moved) = (key.clone(), archive.moves.len());
         let parse = move || {
-            Layout::parse(&bytes).map_err(|error| StoreError::Corrupt {
-                key: name,
-                expected: "the footer of a Parquet file".into(),
-                found: error.to_string(),
-            })
+            let corrupt = |expected: String, found: String| StoreError::Corrupt { key: name.clone(), expected, found };
+            let layout = Layout::parse(&bytes)
+                .map_err(|error| corrupt("the footer of a Parquet file".into(), error.to_string()))?;
+            match layout.row_groups() {
+                there if there == moved => Ok(layout),
+                there => Err(corrupt(format!("{moved} row groups"), there.to_string())),
+            }
         };
         self.blocking(key, parse).await
     }

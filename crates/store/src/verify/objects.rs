@@ -7,7 +7,7 @@ use arrow::{
     datatypes::Int64Type,
 };
 use futures::StreamExt;
-use record::{BatchId, Commit, Event, ObjectRef, RolloutBatch, RolloutCommit, StepCommit, What, rollout_id};
+use record::{Archive, BatchId, Commit, Event, ObjectRef, RolloutBatch, RolloutCommit, StepCommit, What, rollout_id};
 use std::collections::HashMap;
 
 /// Objects read at once.
@@ -32,7 +32,7 @@ pub(super) async fn verify(store: &Store, depth: Depth, commits: &[Commit], repo
         done += 1;
         (report.tell)(Seen::Objects(done, all));
         let Err(error) = checked else { continue };
-        // An archive that is not there, or whose end is damaged, is told of once, not again with all that was moved there.
+        // An archive that is not there, or whose end is damaged, is told of once, by itself, not again with all that was moved there.
         let is_moved_there = |key: &String| named.moved.as_ref().is_some_and(|moved| moved.archive == *key);
         if key_of(&error).is_some_and(is_moved_there) {
             continue;
@@ -64,15 +64,18 @@ async fn check_lengths(store: &Store, named: &Named) -> Result<()> {
 struct Log<'a> {
     delivered: HashMap<&'a BatchId, &'a RolloutCommit>,
     steps: HashMap<u64, &'a StepCommit>,
+    /// By the archive's key.
+    archives: HashMap<&'a str, &'a Archive>,
 }
 
 impl<'a> Log<'a> {
     fn of(commits: &'a [Commit]) -> Self {
-        let mut log = Self { delivered: HashMap::new(), steps: HashMap::new() };
+        let mut log = Self { delivered: HashMap::new(), steps: HashMap::new(), archives: HashMap::new() };
         for commit in commits {
             match &commit.event {
                 Event::Rollouts(rollouts) => drop(log.delivered.insert(&rollouts.batch, rollouts)),
                 Event::Step(step) => drop(log.steps.insert(step.step, step)),
+                Event::Archive(archive) => drop(log.archives.insert(&archive.object.key, archive)),
                 _ => {}
             }
         }
@@ -102,7 +105,15 @@ impl<'a> Log<'a> {
                 let Some(step) = self.steps.get(number) else { return Ok(()) };
                 check_step(step, object, &record)
             }
-            What::File(_) | What::Weights(_) | What::Moments(_) | What::Archive => store.get(object).await.map(drop),
+            What::Archive => {
+                store.get(object).await?;
+                // Its bytes may be what was put and yet nothing that can be read, if what the commit says of its end is wrong.
+                match self.archives.get(object.key.as_str()) {
+                    Some(archive) => store.check_layout(archive).await,
+                    None => Ok(()),
+                }
+            }
+            What::File(_) | What::Weights(_) | What::Moments(_) => store.get(object).await.map(drop),
         }
     }
 }

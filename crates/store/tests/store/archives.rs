@@ -8,7 +8,7 @@ use crate::{
 use arrow::array::RecordBatch;
 use object_store::ObjectStoreExt;
 use record::{
-    Archive, Budget, Codec, Event, Move, ObjectRef, PolicyVersion, Retirement, What,
+    Archive, Budget, Codec, Digest, Event, Move, ObjectRef, PolicyVersion, Retirement, What,
     schema::{ROLLOUTS, SCORES, STEPS},
 };
 use std::{path::Path, time::Duration};
@@ -438,6 +438,39 @@ async fn damage_in_an_archive_is_found_and_named() {
     assert!(found.len() == 1 && found[0].key == *key && found[0].found == "nothing", "{found:?}");
     std::fs::write(&file, &good).unwrap();
     assert_eq!(findings(&bed.open().await).await, []);
+}
+
+/// A file that is what was put, of which the commit says something else: whether or not the objects lie where they were.
+#[tokio::test]
+async fn an_archive_whose_commit_is_wrong_is_found() {
+    for (i, says) in [(0, "a footer with sha256:"), (1, "a footer with"), (2, "row groups")] {
+        let bed = Bed::folder(false);
+        let mut follower = trained(&bed).await;
+        let store = follower.store().clone();
+        let objects = rollouts_of(&follower).await;
+        let mut archive = put(&store, &objects).await;
+        match i {
+            0 => archive.footer.digest = Digest::of(b"another"),
+            // The border between the last row group and the footer lies elsewhere.
+            1 => {
+                archive.footer.bytes -= 1;
+                archive.moves[2].bytes += 1;
+            }
+            _ => {
+                let last = archive.moves.pop().unwrap();
+                archive.moves[1].bytes += last.bytes;
+            }
+        }
+        commit(&mut follower, &archive).await.unwrap();
+        let found = findings(&bed.open().await).await;
+        assert!(found.len() == 1 && found[0].expected.contains(says), "{i}: {found:?}");
+        assert_eq!(found[0].key, archive.object.key);
+        for object in &objects {
+            store.delete(&object.key).await.unwrap();
+        }
+        let found = findings(&bed.open().await).await;
+        assert!(found.iter().any(|finding| finding.key == archive.object.key), "{i}: {found:?}");
+    }
 }
 
 /// Of an archive in a bucket the cache keeps the parts that were read.

@@ -28,6 +28,7 @@ pub(super) async fn verify(store: &Store, depth: Depth, commits: &[Commit], repo
             (named, checked)
         })
         .buffered(AT_ONCE);
+    let mut missing: Vec<(Named, StoreError)> = Vec::new();
     while let Some((named, checked)) = checks.next().await {
         done += 1;
         (report.tell)(Seen::Objects(done, all));
@@ -37,19 +38,31 @@ pub(super) async fn verify(store: &Store, depth: Depth, commits: &[Commit], repo
         if key_of(&error).is_some_and(is_moved_there) {
             continue;
         }
-        // A learner gives policies up while this reads: what is gone may have been given up since.
-        if matches!(error, StoreError::Missing { .. }) && is_given_up(store, &named).await? {
-            continue;
+        match error {
+            gone @ StoreError::Missing { .. } => missing.push((named, gone)),
+            error => report.find(Finding::of(error)?),
         }
-        report.find(Finding::of(error)?);
+    }
+    drop(checks);
+    for gone in still_needed(store, missing).await {
+        report.find(Finding::of(gone)?);
     }
     Ok(())
 }
 
-async fn is_given_up(store: &Store, gone: &Named) -> Result<bool> {
-    // Where the log is damaged, it has been told; what it says of this one is not known.
-    let Ok(commits) = store.history(None).await else { return Ok(false) };
-    Ok(named(&commits).iter().any(|named| named.object.key == gone.object.key && named.given_up.is_some()))
+/// What is missing of what the log, as it is by now, still needs there: jobs give up, archive and collect while this reads.
+async fn still_needed(store: &Store, missing: Vec<(Named, StoreError)>) -> Vec<StoreError> {
+    // Where the log is damaged, it has been told; what it says of these is not known.
+    let commits = if missing.is_empty() { Vec::new() } else { store.history(None).await.unwrap_or_default() };
+    let now = named(&commits);
+    let now: HashMap<&str, &Named> = now.iter().map(|named| (named.object.key.as_str(), named)).collect();
+    let is_needed = |(gone, error): &(Named, StoreError)| {
+        let Some(of) = now.get(gone.object.key.as_str()) else { return true };
+        // Of what was moved its rows are needed: those who read them looked into the archive and say so by its key.
+        let is_moved = of.moved.is_some() && key_of(error) == Some(&gone.object.key);
+        of.given_up.is_none() && !is_moved
+    };
+    missing.into_iter().filter(is_needed).map(|(_, error)| error).collect()
 }
 
 /// What was moved has no length of its own any more.

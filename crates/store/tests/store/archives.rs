@@ -473,6 +473,32 @@ async fn an_archive_whose_commit_is_wrong_is_found() {
     }
 }
 
+/// What another archives and collects between the reading of the log and that of the objects is not lost.
+#[tokio::test]
+async fn what_is_moved_meanwhile_is_not_reported() {
+    for depth in [Depth::Lengths, Depth::Everything] {
+        let bed = Bed::folder(false);
+        let mut follower = trained(&bed).await;
+        let store = follower.store().clone();
+        let (rollouts, lost) = (rollouts_of(&follower).await, scores_of(&follower).await.remove(0));
+        let archive = put(&store, &rollouts).await;
+        let seq = commit(&mut follower, &archive).await.unwrap();
+        let at = |key: &str| Path::new(&bed.url()).join(key);
+        let entry = at(&format!("log/{seq:020}.json"));
+        let (aside, gone) = (entry.with_extension("aside"), at(&lost.key));
+        std::fs::rename(&entry, &aside).unwrap();
+        std::fs::remove_file(&gone).unwrap();
+        let mut move_now = |seen: store::Seen<'_>| {
+            if matches!(seen, store::Seen::Commits(_)) {
+                std::fs::rename(&aside, &entry).unwrap();
+                rollouts.iter().for_each(|object| std::fs::remove_file(at(&object.key)).unwrap());
+            }
+        };
+        let found = bed.open().await.verify(depth, &mut move_now).await.unwrap().findings;
+        assert!(found.len() == 1 && found[0].key == lost.key, "{depth:?}: {found:?}");
+    }
+}
+
 /// Of an archive in a bucket the cache keeps the parts that were read.
 #[tokio::test]
 async fn the_cache_keeps_row_groups() {

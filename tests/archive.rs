@@ -107,6 +107,8 @@ fn answers_as_before(small: &Small) {
     succeeded(&asked(small, "compact", &["--codec", "compact", "--set", "k4", "--top-k", "4"]));
     let same = small.sql("select count(*) = (select count(*) from scored) from scored_in('k4')");
     assert_eq!(same, ["true"]);
+    let usage = done(small, "du", &["--format", "csv"]).0;
+    assert!(usage.contains(",k4,compact,kept,"), "a set that was made later has a codec, too: {usage}");
     // A limit gives up what is above it, once: of an archive that stays what is given up counts as gone.
     let kept = small.sql("select sum(bytes) from objects where not retired and archive is null").remove(0);
     let limit = format!("{}B", kept.parse::<u64>().unwrap() - 1);

@@ -25,7 +25,7 @@ use store::{Follower, Inventory, Key, Named, Snapshot, Store};
 const BYTES: u64 = 128 << 20;
 /// The most objects: a commit names each of them.
 const OBJECTS: usize = 1_000;
-/// How often it is planned anew where another archives meanwhile.
+/// How often in a row it is planned anew where another archives meanwhile and nothing is moved.
 const ATTEMPTS: usize = 8;
 
 /// What is asked of `opd archive`.
@@ -89,27 +89,45 @@ impl Archive {
     pub async fn run(self, stop: &Stop) -> Result<()> {
         let store = open(&self.store).await?;
         let mut mover = Mover { store: &store, stop, line: Line::new("archive"), sums: BTreeMap::new(), unread: 0 };
-        for _ in 0..ATTEMPTS {
+        let ended = self.move_and_plan(&mut mover).await;
+        mover.line.clear();
+        match ended {
+            Ok(left) => self.report(&mover, left),
+            Err(error) => {
+                // What is moved is moved, whatever came then.
+                if !mover.sums.is_empty() {
+                    self.show(&mover)?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Moves what may be, planned anew as often as others archive meanwhile; says how many objects it was stopped before. None where nothing
+    /// is moved and there is nothing to report.
+    async fn move_and_plan(&self, mover: &mut Mover<'_>) -> Result<Option<usize>> {
+        let mut attempts = Attempts::default();
+        loop {
             mover.line.show("listing");
-            let looked = look(&store, self.older_than.is_some()).await;
+            let looked = look(mover.store, self.older_than.is_some()).await;
             mover.line.clear();
             let (inventory, now) = looked?;
             let groups = self.plan(&inventory, &now)?;
             if groups.is_empty() && mover.sums.is_empty() {
                 say("nothing to archive: what has ended, as far as it is asked for, is archived or given up");
-                return Ok(());
+                return Ok(None);
             }
             if self.dry_run {
-                return would_move(groups);
+                return would_move(groups).map(|()| None);
             }
             mover.unread = 0;
-            let left = mover.move_all(groups, &now).await;
-            mover.line.clear();
-            if let Some(left) = left? {
-                return self.report(&mover, left);
+            if let Some(left) = mover.move_all(groups, &now).await? {
+                return Ok(Some(left));
+            }
+            if attempts.are_over(mover.archives()) {
+                return Err(CommandError::new("others kept archiving while this planned").hint("try again").passing());
             }
         }
-        Err(CommandError::new("others kept archiving while this planned").hint("try again").passing())
     }
 
     /// What may be moved and is asked for.
@@ -126,19 +144,43 @@ impl Archive {
         Ok(groups(inventory, now, is_old))
     }
 
-    fn report(&self, mover: &Mover<'_>, left: usize) -> Result<()> {
+    /// What was moved so far.
+    fn show(&self, mover: &Mover<'_>) -> Result<()> {
         show(&table(&mover.sums, true))?;
         let (bytes, archived) = mover.bytes();
         say(&format!("{} moved into archives of {}", size(bytes), size(archived)));
+        say(&format!("`opd gc {}` deletes what they came from once its grace period is over", self.store));
+        Ok(())
+    }
+
+    fn report(&self, mover: &Mover<'_>, left: Option<usize>) -> Result<()> {
+        let Some(left) = left else { return Ok(()) };
+        self.show(mover)?;
         if left > 0 {
             say(&format!("stopped with {left} objects to go; the same command goes on"));
         }
-        say(&format!("`opd gc {}` deletes what they came from once its grace period is over", self.store));
         if mover.unread > 0 {
             let what = format!("{} objects cannot be read and stay where they are", mover.unread);
             return Err(CommandError::new(what).hint("bring them back from a copy; the same command then moves them"));
         }
         Ok(())
+    }
+}
+
+/// How often in a row a plan came to nothing.
+#[derive(Debug, Default)]
+struct Attempts {
+    /// Archives that were made before.
+    made: usize,
+    count: usize,
+}
+
+impl Attempts {
+    /// Counts one more; or none, if the plan before led to more archives than were `made` until then.
+    fn are_over(&mut self, made: usize) -> bool {
+        self.count = if made > self.made { 0 } else { self.count + 1 };
+        self.made = made;
+        self.count == ATTEMPTS
     }
 }
 
@@ -207,6 +249,11 @@ impl Mover<'_> {
         let sum = group.sum(objects.iter().filter(|object| moved.contains(&object.key)), archive.object.bytes);
         self.sums.entry(group.kind.clone()).and_modify(|all| all.add(&sum)).or_insert(sum);
         Ok(Some(put.later))
+    }
+
+    /// How many archives were made.
+    fn archives(&self) -> usize {
+        self.sums.values().map(|sum| sum.archives).sum()
     }
 
     /// Bytes of what was moved, and of the archives.
@@ -342,4 +389,21 @@ fn table(sums: &BTreeMap<Kind, Sum>, is_made: bool) -> String {
     let rows: Vec<_> = sums.iter().map(row).collect();
     let names = ["kind", "score set", "policy versions", "objects", "size", "archives", "size there"];
     grid::table(names, [false, false, true, true, true, true, true], &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_are_over_when_nothing_is_moved_many_times_in_a_row() {
+        let mut attempts = Attempts::default();
+        for made in 1..100 {
+            assert!(!attempts.are_over(made), "each time something was moved");
+        }
+        for _ in 1..ATTEMPTS {
+            assert!(!attempts.are_over(99));
+        }
+        assert!(attempts.are_over(99));
+    }
 }

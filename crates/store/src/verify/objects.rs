@@ -43,7 +43,6 @@ pub(super) async fn verify(store: &Store, depth: Depth, commits: &[Commit], repo
             error => report.find(Finding::of(error)?),
         }
     }
-    drop(checks);
     for gone in still_needed(store, missing).await {
         report.find(Finding::of(gone)?);
     }

@@ -12,14 +12,14 @@ use crate::{
 };
 use arrow::datatypes::SchemaRef;
 use record::{
-    Event, Job, Move, ObjectRef, PolicyVersion, What, Work,
+    Commit, Event, Job, Move, ObjectRef, PolicyVersion, What, Work,
     schema::{ROLLOUTS, SCORES, STEPS},
 };
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     time::{Duration, Instant},
 };
-use store::{Follower, Inventory, Key, Named, Snapshot, Store};
+use store::{Follower, Inventory, Key, Named, Snapshot, Store, StoreError};
 
 /// The most bytes of objects that go into one archive, which takes about half of that, or less.
 const BYTES: u64 = 128 << 20;
@@ -89,7 +89,7 @@ impl Archive {
     pub async fn run(self, stop: &Stop) -> Result<()> {
         let store = open(&self.store).await?;
         let mut mover = Mover { store: &store, stop, line: Line::new("archive"), sums: BTreeMap::new(), unread: 0 };
-        let ended = self.move_and_plan(&mut mover).await;
+        let ended = self.plan_and_move(&mut mover).await;
         mover.line.clear();
         match ended {
             Ok(left) => self.report(&mover, left),
@@ -105,7 +105,7 @@ impl Archive {
 
     /// Moves what may be, planned anew as often as others archive meanwhile; says how many objects it was stopped before. None where nothing
     /// is moved and there is nothing to report.
-    async fn move_and_plan(&self, mover: &mut Mover<'_>) -> Result<Option<usize>> {
+    async fn plan_and_move(&self, mover: &mut Mover<'_>) -> Result<Option<usize>> {
         let mut attempts = Attempts::default();
         loop {
             mover.line.show("listing");
@@ -184,6 +184,30 @@ impl Attempts {
     }
 }
 
+/// The log since a plan was made.
+struct Since {
+    follower: Follower,
+    /// The last commit that the plan knows of.
+    seq: u64,
+    /// The archives that it knows of, and those made of it.
+    archives: Vec<u64>,
+}
+
+impl Since {
+    /// Whether another has archived or given up rows or records: what is missing then need not be lost.
+    async fn is_other(&mut self) -> Result<bool> {
+        self.follower.refresh().await?;
+        if self.follower.snapshot().archives != self.archives {
+            return Ok(true);
+        }
+        let gives_up = |commit: &Commit| match &commit.event {
+            Event::Retire(retired) => !retired.batches.is_empty() || !retired.steps.is_empty(),
+            _ => false,
+        };
+        Ok(self.follower.store().commits_from(self.seq + 1).await?.iter().any(gives_up))
+    }
+}
+
 /// Moves groups and counts what it moves.
 struct Mover<'a> {
     store: &'a Store,
@@ -195,10 +219,10 @@ struct Mover<'a> {
 }
 
 impl Mover<'_> {
-    /// Moves `groups`, as planned from `then`; says how many objects it was stopped before. None where another has archived since.
+    /// Moves `groups`, as planned from `then`; says how many objects it was stopped before. None where the plan does not hold any more, as
+    /// another has archived since, or given up what is to be moved.
     async fn move_all(&mut self, groups: Vec<Group>, then: &Snapshot) -> Result<Option<usize>> {
-        let mut follower = self.store.follow().await?;
-        let mut known = then.archives.clone();
+        let mut log = Since { follower: self.store.follow().await?, seq: then.seq, archives: then.archives.clone() };
         let mut left: usize = groups.iter().map(|group| group.objects.len()).sum();
         for group in groups {
             let mut objects = group.objects.clone();
@@ -206,7 +230,7 @@ impl Mover<'_> {
                 if self.stop.is_asked() {
                     return Ok(Some(left));
                 }
-                let Some(later) = self.move_some(&group, &objects, &mut follower, &mut known).await? else {
+                let Some(later) = self.move_some(&group, &objects, &mut log).await? else {
                     return Ok(None);
                 };
                 left -= objects.len() - later.len();
@@ -221,8 +245,7 @@ impl Mover<'_> {
         &mut self,
         group: &Group,
         objects: &[ObjectRef],
-        follower: &mut Follower,
-        known: &mut Vec<u64>,
+        log: &mut Since,
     ) -> Result<Option<Vec<ObjectRef>>> {
         let (began, started) = (Instant::now(), store::now_ms());
         let (before, after) = self.bytes();
@@ -232,6 +255,9 @@ impl Mover<'_> {
         };
         let key = |moves: &[Move]| group.key(moves.iter().map(|of| &of.key));
         let put = self.store.put_archive(objects, group.kind.schema(), key, tell).await?;
+        if put.left.iter().any(|error| matches!(error, StoreError::Missing { .. })) && log.is_other().await? {
+            return Ok(None);
+        }
         for error in &put.left {
             self.unread += 1;
             self.line.say(&format!("left where it is: {error}"));
@@ -239,12 +265,12 @@ impl Mover<'_> {
         let Some(archive) = put.archive else { return Ok(Some(put.later)) };
         pass(Job::Store, Point::AfterPut);
         let work = Work { started, busy_s: began.elapsed().as_secs_f64(), ..work("archive") };
-        let event = |now: &Snapshot| (now.archives == *known).then(|| Event::Archive(archive.clone()));
-        if follower.append(work, event).await?.is_none() {
+        let event = |now: &Snapshot| (now.archives == log.archives).then(|| Event::Archive(archive.clone()));
+        if log.follower.append(work, event).await?.is_none() {
             return Ok(None);
         }
         pass(Job::Store, Point::AfterCommit);
-        known.clone_from(&follower.snapshot().archives);
+        log.archives.clone_from(&log.follower.snapshot().archives);
         let moved: HashSet<&String> = archive.moves.iter().map(|of| &of.key).collect();
         let sum = group.sum(objects.iter().filter(|object| moved.contains(&object.key)), archive.object.bytes);
         self.sums.entry(group.kind.clone()).and_modify(|all| all.add(&sum)).or_insert(sum);
@@ -291,7 +317,7 @@ fn groups(inventory: &Inventory, now: &Snapshot, is_old: impl Fn(&Named) -> bool
 }
 
 /// The step of a commit that trained on nothing: its record has no rows to move.
-fn step_without_rows(commit: &record::Commit) -> Option<u64> {
+fn step_without_rows(commit: &Commit) -> Option<u64> {
     match &commit.event {
         Event::Step(step) if step.rows() == 0 => Some(step.step),
         _ => None,
@@ -394,6 +420,37 @@ fn table(sums: &BTreeMap<Kind, Sum>, is_made: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simulation::identity;
+    use record::{Digest, Footer, Retirement};
+
+    #[tokio::test]
+    async fn what_is_missing_is_lost_only_if_nobody_archived_or_gave_it_up_since() {
+        let store = Store::memory();
+        let mut other = store.create(identity(4, 1, 0), work("test")).await.unwrap();
+        let object = |key: Key| ObjectRef { key: key.as_str().into(), bytes: 31, digest: Digest::of(b"x") };
+        let gone = object(Key::rollouts(PolicyVersion(0), "u0"));
+        let (stop, line) = (Stop::listen(), Line::new("archive"));
+        let mut mover = Mover { store: &store, stop: &stop, line, sums: BTreeMap::new(), unread: 0 };
+        let digest = gone.digest;
+        let moves = vec![Move { key: gone.key.clone(), bytes: 20, digest }];
+        let archive = object(Key::archived_rollouts(PolicyVersion(0), PolicyVersion(0)));
+        let archive = record::Archive { object: archive, footer: Footer { bytes: 7, digest }, moves };
+        let (moments, batches) = (vec![PolicyVersion(3)], vec!["u0".to_string()]);
+        for (event, left) in [
+            (Event::Retire(Retirement { moments, ..Retirement::default() }), Some(0)),
+            (Event::Retire(Retirement { batches, ..Retirement::default() }), None),
+            (Event::Archive(archive), None),
+        ] {
+            let then = other.snapshot().clone();
+            let versions = HashMap::from([(gone.key.clone(), PolicyVersion(0))]);
+            let group = || Group { kind: Kind::Rollouts, objects: vec![gone.clone()], versions: versions.clone(), bytes: 31 };
+            assert_eq!(mover.move_all(vec![group()], &then).await.unwrap(), Some(0), "before {event:?}");
+            assert_eq!(std::mem::take(&mut mover.unread), 1);
+            other.append(work("test"), |_| Some(event.clone())).await.unwrap();
+            assert_eq!(mover.move_all(vec![group()], &then).await.unwrap(), left, "after {event:?}");
+            assert_eq!(std::mem::take(&mut mover.unread), left.map_or(0, |_| 1));
+        }
+    }
 
     #[test]
     fn attempts_are_over_when_nothing_is_moved_many_times_in_a_row() {

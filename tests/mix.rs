@@ -87,7 +87,8 @@ fn a_quarter_of_each_step_is_the_parents_and_is_named_as_such() {
     let export = opd().arg("export").arg(&mix).args([out.as_str(), "--tables", "rollouts,scores"]).output().unwrap();
     succeeded(&export);
     let shown = text(&export.stdout);
-    let theirs = "select batch from rollouts where rollout_id in (select rollout_id from consumed where origin is not null)";
+    let theirs =
+        "select batch from rollouts where rollout_id in (select rollout_id from consumed where origin is not null)";
     for table in ["rollouts", "scores"] {
         let own = ask(&mix, &format!("select count(*) from {table} where batch not in ({theirs})")).remove(0);
         let rows = shown.lines().find_map(|line| line.strip_prefix(table)?.split_whitespace().next());

@@ -50,7 +50,9 @@ impl Gc {
         let found = found?;
         show(&table(&found.old))?;
         for Lacking { archive, expected, found, objects } in &found.lacking {
-            say(&format!("{objects} archived objects stay: `{archive}` should hold them, expected {expected}, found {found}"));
+            say(&format!(
+                "{objects} archived objects stay: `{archive}` should hold them, expected {expected}, found {found}"
+            ));
         }
         for key in &found.unknown {
             say(&format!("`{key}` is no part of a store and stays"));

@@ -93,7 +93,10 @@ impl Retain {
         say(&format!("{} {what}, {} are left", size(bytes), size(left)));
         let stays = stays(inventory, given_up);
         if stays > 0 {
-            say(&format!("{} of what is given up lie in archives beside what is kept: such a file goes as a whole", size(stays)));
+            say(&format!(
+                "{} of what is given up lie in archives beside what is kept: such a file goes as a whole",
+                size(stays)
+            ));
         }
         if let Some(most) = self.limit.max_bytes.filter(|most| left > *most) {
             say(&format!("that is more than {}: the rest is still needed, or pinned", size(most)));

@@ -150,7 +150,8 @@ mod tests {
         ] {
             let then = other.snapshot().clone();
             let versions = HashMap::from([(gone.key.clone(), PolicyVersion(0))]);
-            let group = || Group { kind: Kind::Rollouts, objects: vec![gone.clone()], versions: versions.clone(), bytes: 31 };
+            let group =
+                || Group { kind: Kind::Rollouts, objects: vec![gone.clone()], versions: versions.clone(), bytes: 31 };
             assert_eq!(mover.move_all(vec![group()], &then).await.unwrap(), Some(0), "before {event:?}");
             assert_eq!(std::mem::take(&mut mover.unread), 1);
             other.append(work("test"), |_| Some(event.clone())).await.unwrap();

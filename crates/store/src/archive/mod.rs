@@ -16,8 +16,8 @@ pub use make::Archived;
 pub(crate) use places::{Place, Places};
 
 use crate::{Result, Store, StoreError, ipc::Fault};
-use file::Layout;
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use file::Layout;
 use record::{Archive, Budget, ObjectRef};
 use std::sync::Arc;
 

@@ -89,8 +89,11 @@ async fn race(
             let (mut each_ms, mut chance) = (Vec::new(), Chance::new(writer as u64));
             for i in 0..commits / writers {
                 let event = Event::Config { settings: serde_json::json!({ "writer": writer, "i": i }) };
-                // From half of the time to half as much again, so that they do not keep step.
-                tokio::time::sleep(between.mul_f64(0.5 + chance.below(1000) as f64 / 1000.0)).await;
+                // A timer takes a millisecond at least, whatever it is set to.
+                if !between.is_zero() {
+                    // From half of the time to half as much again, so that they do not keep step.
+                    tokio::time::sleep(between.mul_f64(0.5 + chance.below(1000) as f64 / 1000.0)).await;
+                }
                 let start = Instant::now();
                 follower.append(work(&format!("w{writer}")), |_| Some(event.clone())).await?;
                 each_ms.push(start.elapsed().as_secs_f64() * 1e3);

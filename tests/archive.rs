@@ -107,6 +107,15 @@ fn answers_as_before(small: &Small) {
     succeeded(&asked(small, "compact", &["--codec", "compact", "--set", "k4", "--top-k", "4"]));
     let same = small.sql("select count(*) = (select count(*) from scored) from scored_in('k4')");
     assert_eq!(same, ["true"]);
+    let usage = done(small, "du", &["--format", "csv"]).0;
+    assert!(usage.contains(",k4,compact,kept,"), "a set that was made later has a codec, too: {usage}");
+    // A limit gives up what is above it, once: of an archive that stays what is given up counts as gone.
+    let kept = small.sql("select sum(bytes) from objects where not retired and archive is null").remove(0);
+    let limit = format!("{}B", kept.parse::<u64>().unwrap() - 1);
+    let (given_up, said) = done(small, "retain", &["--max-bytes", &limit]);
+    assert!(given_up.lines().count() == 2 && said.contains("such a file goes as a whole"), "{given_up}{said}");
+    let (again, said) = done(small, "retain", &["--max-bytes", &limit]);
+    assert!(again.lines().count() == 1 && said.starts_with("0 B "), "{again}{said}");
     // Given up, an archive goes as a whole.
     done(small, "retain", &["--keep-versions", "2"]);
     assert_eq!(small.sql("select distinct policy_version from rollouts"), ["4"]);
@@ -227,12 +236,20 @@ fn a_learner_goes_on_after_what_it_trained_on_was_moved() {
 #[test]
 fn damage_is_found_and_the_archive_named() {
     let small = Small::new();
+    const READ: &str = "select count(*), sum(cardinality(response_ids)) from rollouts";
     succeeded(&small.run(&["learn.steps=2", "eval.sets={}"]));
+    let rows = small.sql(READ);
     done(&small, "archive", &[]);
-    collect(&small);
     let key = small.sql("select key from objects where kind = 'archive' order by seq").remove(0);
     let file = small.path("store").join(&key);
     let mut bytes = std::fs::read(&file).unwrap();
+    // Without it nothing is deleted that was moved there, and everything is read from where it was.
+    std::fs::remove_file(&file).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    refused(&asked(&small, "gc", &["--grace", "0s"]), &["archived objects stay", &key, "hint: bring them back"]);
+    assert_eq!(small.sql(READ), rows);
+    std::fs::write(&file, &bytes).unwrap();
+    collect(&small);
     bytes[100] ^= 1;
     std::fs::write(&file, &bytes).unwrap();
     let output = asked(&small, "verify", &[]);

@@ -82,6 +82,19 @@ fn a_quarter_of_each_step_is_the_parents_and_is_named_as_such() {
     assert!(stands.contains("mixes        25.0 % of ") && stands.contains("where prompt_id < 5"), "{stands}");
     assert!(stands.contains("32 consumed (8 of them recorded by another run)"), "{stands}");
 
+    // An export has the run's own rows, all of them; the parent's are exported from its store.
+    let out = small.path("out").display().to_string();
+    let export = opd().arg("export").arg(&mix).args([out.as_str(), "--tables", "rollouts,scores"]).output().unwrap();
+    succeeded(&export);
+    let shown = text(&export.stdout);
+    let theirs =
+        "select batch from rollouts where rollout_id in (select rollout_id from consumed where origin is not null)";
+    for table in ["rollouts", "scores"] {
+        let own = ask(&mix, &format!("select count(*) from {table} where batch not in ({theirs})")).remove(0);
+        let rows = shown.lines().find_map(|line| line.strip_prefix(table)?.split_whitespace().next());
+        assert_eq!(rows, Some(own.as_str()), "{table}: {shown}");
+    }
+
     // The order is the seed's: how far is read ahead does not matter, and neither does a death at any point.
     for (into, sets) in [("narrow", &["store.prefetch=1"][..]), ("wide", &["store.prefetch=9", "rollout.workers=2"])] {
         let again = run(into, sets);

@@ -189,7 +189,8 @@ impl Export<'_> {
             return Err(CommandError::new(what).hint("another version of opd exported it; name an empty folder"));
         }
         let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-        let questions = table.questions(&names, Since { commits: self.commits, after }, self.wanted);
+        let since = Since { commits: self.commits, after, mixes: self.run.parent.is_some() };
+        let questions = table.questions(&names, since, self.wanted);
         let (mut adds, mut rows, mut versions) = (Vec::new(), 0, 0);
         for question in &questions {
             let mut parts = Parts::new(&self.folder, table.name, &schema, table.partition());

@@ -55,6 +55,8 @@ pub struct Since<'a> {
     pub commits: &'a [Commit],
     /// The last commit that was exported before.
     pub after: Option<u64>,
+    /// Whether the tables have rows of another run, too. Policy versions are theirs as well, so that own batches are asked for by name.
+    pub mixes: bool,
 }
 
 /// A question for new rows of a table.
@@ -107,7 +109,7 @@ impl Table {
                     if self.new == New::Scores {
                         conditions.push(format!("score_set = {}", quoted(group[0].set)));
                     }
-                    if group.iter().any(|part| part.new.len() < part.all) {
+                    if since.mixes || group.iter().any(|part| part.new.len() < part.all) {
                         let new = group.iter().flat_map(|part| &part.new).map(|batch| quoted(batch));
                         conditions.push(format!("batch in ({})", new.collect::<Vec<_>>().join(", ")));
                     }
@@ -237,7 +239,11 @@ mod tests {
     }
 
     fn asked(name: &str, commits: &[Commit], after: Option<u64>, wanted: Option<&str>) -> Vec<(String, usize)> {
-        let questions = table(name).questions(&["a"], Since { commits, after }, wanted);
+        asked_of(name, Since { commits, after, mixes: false }, wanted)
+    }
+
+    fn asked_of(name: &str, since: Since<'_>, wanted: Option<&str>) -> Vec<(String, usize)> {
+        let questions = table(name).questions(&["a"], since, wanted);
         let begin = format!("select \"a\" from \"{name}\" where ");
         questions.into_iter().map(|q| (q.sql.strip_prefix(&begin).unwrap().to_string(), q.versions)).collect()
     }
@@ -259,6 +265,16 @@ mod tests {
         assert_eq!(asked("rollouts", &commits, Some(3), None), []);
         let sets = ["'x''y'", "'z'"].map(|set| (format!("policy_version in (1) and score_set = {set}"), 1));
         assert_eq!(asked("scores", &commits, Some(2), None), sets);
+    }
+
+    #[test]
+    fn where_another_runs_rows_are_there_own_batches_are_named() {
+        let commits = log(vec![rollouts("a", 0), rollouts("b", 1), scores("a", "x")]);
+        let since = Since { commits: &commits, after: None, mixes: true };
+        let of_both = "policy_version in (0, 1) and batch in ('a', 'b')";
+        assert_eq!(asked_of("rollouts", since, None), [(of_both.to_string(), 2)]);
+        let scored = "policy_version in (0) and score_set = 'x' and batch in ('a')";
+        assert_eq!(asked_of("scores", since, None), [(scored.to_string(), 1)]);
     }
 
     #[test]

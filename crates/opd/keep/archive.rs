@@ -1,31 +1,23 @@
 //! `opd archive`: moves batches whose rows have all ended, their scores and step records into Parquet files, in which they take less
 //! room. Every answer stays what it was. `opd gc` then deletes the objects that they came from.
 
-use super::{grid, open, quantity, retain::look, work};
+mod groups;
+mod mover;
+
+use super::{grid, open, quantity, retain::look};
 use crate::{
     error::{CommandError, Result},
-    failpoint::{Point, pass},
     output::{say, show},
     progress::Line,
     status::size,
     stop::Stop,
 };
-use arrow::datatypes::SchemaRef;
-use record::{
-    Event, Job, ObjectRef, PolicyVersion, What, Work,
-    schema::{ROLLOUTS, SCORES, STEPS},
-};
-use std::{
-    collections::{BTreeMap, HashSet},
-    time::{Duration, Instant},
-};
-use store::{Follower, Inventory, Key, Named, Snapshot, Store};
+use groups::{Group, Kind, Sum, groups};
+use mover::Mover;
+use std::{collections::BTreeMap, time::Duration};
+use store::{Inventory, Named, Snapshot};
 
-/// The most bytes of objects that go into one archive, which takes about half of that, or less.
-const BYTES: u64 = 128 << 20;
-/// The most objects: a commit names each of them.
-const OBJECTS: usize = 1_000;
-/// How often it is planned anew where another archives meanwhile.
+/// How often in a row it is planned anew where another archives meanwhile and nothing is moved.
 const ATTEMPTS: usize = 8;
 
 /// What is asked of `opd archive`.
@@ -52,35 +44,6 @@ fn version(text: &str) -> Result<u64, String> {
     number.map_err(|_| "a policy version, as in 100".into())
 }
 
-/// What no archive mixes: rollouts, scores of one set, step records.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
-    Rollouts,
-    Scores(String),
-    Steps,
-}
-
-/// Objects that go into one archive, in the order of the log.
-#[derive(Clone, Debug, PartialEq)]
-struct Group {
-    kind: Kind,
-    first: PolicyVersion,
-    last: PolicyVersion,
-    objects: Vec<ObjectRef>,
-    bytes: u64,
-}
-
-/// What was moved, or would be, of one kind.
-#[derive(Clone, Copy, Debug)]
-struct Sum {
-    first: PolicyVersion,
-    last: PolicyVersion,
-    objects: usize,
-    bytes: u64,
-    archives: usize,
-    archived: u64,
-}
-
 impl Archive {
     /// Prints what is moved on standard output, and commits that it is.
     ///
@@ -89,27 +52,45 @@ impl Archive {
     pub async fn run(self, stop: &Stop) -> Result<()> {
         let store = open(&self.store).await?;
         let mut mover = Mover { store: &store, stop, line: Line::new("archive"), sums: BTreeMap::new(), unread: 0 };
-        for _ in 0..ATTEMPTS {
+        let ended = self.plan_and_move(&mut mover).await;
+        mover.line.clear();
+        match ended {
+            Ok(left) => self.report(&mover, left),
+            Err(error) => {
+                // What is moved is moved, whatever came then.
+                if !mover.sums.is_empty() {
+                    self.show(&mover)?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Moves what may be, planned anew as often as others archive meanwhile; says how many objects it was stopped before. None where nothing
+    /// is moved and there is nothing to report.
+    async fn plan_and_move(&self, mover: &mut Mover<'_>) -> Result<Option<usize>> {
+        let mut attempts = Attempts::default();
+        loop {
             mover.line.show("listing");
-            let looked = look(&store, self.older_than.is_some()).await;
+            let looked = look(mover.store, self.older_than.is_some()).await;
             mover.line.clear();
             let (inventory, now) = looked?;
             let groups = self.plan(&inventory, &now)?;
             if groups.is_empty() && mover.sums.is_empty() {
                 say("nothing to archive: what has ended, as far as it is asked for, is archived or given up");
-                return Ok(());
+                return Ok(None);
             }
             if self.dry_run {
-                return would_move(groups);
+                return would_move(groups).map(|()| None);
             }
             mover.unread = 0;
-            let left = mover.move_all(groups, &now).await;
-            mover.line.clear();
-            if let Some(left) = left? {
-                return self.report(&mover, left);
+            if let Some(left) = mover.move_all(groups, &now).await? {
+                return Ok(Some(left));
+            }
+            if attempts.are_over(mover.archives()) {
+                return Err(CommandError::new("others kept archiving while this planned").hint("try again").passing());
             }
         }
-        Err(CommandError::new("others kept archiving while this planned").hint("try again").passing())
     }
 
     /// What may be moved and is asked for.
@@ -126,14 +107,21 @@ impl Archive {
         Ok(groups(inventory, now, is_old))
     }
 
-    fn report(&self, mover: &Mover<'_>, left: usize) -> Result<()> {
+    /// What was moved so far.
+    fn show(&self, mover: &Mover<'_>) -> Result<()> {
         show(&table(&mover.sums, true))?;
         let (bytes, archived) = mover.bytes();
         say(&format!("{} moved into archives of {}", size(bytes), size(archived)));
+        say(&format!("`opd gc {}` deletes what they came from once its grace period is over", self.store));
+        Ok(())
+    }
+
+    fn report(&self, mover: &Mover<'_>, left: Option<usize>) -> Result<()> {
+        let Some(left) = left else { return Ok(()) };
+        self.show(mover)?;
         if left > 0 {
             say(&format!("stopped with {left} objects to go; the same command goes on"));
         }
-        say(&format!("`opd gc {}` deletes what they came from once its grace period is over", self.store));
         if mover.unread > 0 {
             let what = format!("{} objects cannot be read and stay where they are", mover.unread);
             return Err(CommandError::new(what).hint("bring them back from a copy; the same command then moves them"));
@@ -142,169 +130,27 @@ impl Archive {
     }
 }
 
-/// Moves groups and counts what it moves.
-struct Mover<'a> {
-    store: &'a Store,
-    stop: &'a Stop,
-    line: Line,
-    sums: BTreeMap<Kind, Sum>,
-    /// Objects that could not be read.
-    unread: usize,
+/// How often in a row a plan came to nothing.
+#[derive(Debug, Default)]
+struct Attempts {
+    /// Archives that were made before.
+    made: usize,
+    count: usize,
 }
 
-impl Mover<'_> {
-    /// Moves `groups`, as planned from `then`; says how many objects it was stopped before. None where another has archived since.
-    async fn move_all(&mut self, groups: Vec<Group>, then: &Snapshot) -> Result<Option<usize>> {
-        let mut follower = self.store.follow().await?;
-        let mut known = then.archives.clone();
-        let mut left: usize = groups.iter().map(|group| group.objects.len()).sum();
-        for group in groups {
-            let mut objects = group.objects.as_slice();
-            while !objects.is_empty() {
-                if self.stop.is_asked() {
-                    return Ok(Some(left));
-                }
-                let Some(done) = self.move_some(&group, objects, &mut follower, &mut known).await? else {
-                    return Ok(None);
-                };
-                left -= done;
-                objects = &objects[done..];
-            }
-        }
-        Ok(Some(left))
-    }
-
-    /// Moves the first of `objects` into one archive; says how many.
-    async fn move_some(
-        &mut self,
-        group: &Group,
-        objects: &[ObjectRef],
-        follower: &mut Follower,
-        known: &mut Vec<u64>,
-    ) -> Result<Option<usize>> {
-        let (began, started) = (Instant::now(), store::now_ms());
-        let (before, after) = self.bytes();
-        let tell = |done: usize| {
-            let so_far = format!("{} -> {} so far", size(before), size(after));
-            self.line.show(&format!("{}: {done} of {} objects; {so_far}", group.kind.name(), objects.len()));
-        };
-        let put = self.store.put_archive(group.key(), objects, group.kind.schema(), tell).await?;
-        for error in &put.left {
-            self.unread += 1;
-            self.line.say(&format!("left where it is: {error}"));
-        }
-        let Some(archive) = put.archive else { return Ok(Some(put.done)) };
-        pass(Job::Store, Point::AfterPut);
-        let work = Work { started, busy_s: began.elapsed().as_secs_f64(), ..work("archive") };
-        let event = |now: &Snapshot| (now.archives == *known).then(|| Event::Archive(archive.clone()));
-        if follower.append(work, event).await?.is_none() {
-            return Ok(None);
-        }
-        pass(Job::Store, Point::AfterCommit);
-        known.clone_from(&follower.snapshot().archives);
-        let moved: HashSet<&String> = archive.moves.iter().map(|of| &of.key).collect();
-        let bytes = objects.iter().filter(|object| moved.contains(&object.key)).map(|object| object.bytes).sum();
-        let sum = group.sum(moved.len(), bytes, archive.object.bytes);
-        self.sums.entry(group.kind.clone()).and_modify(|all| all.add(&sum)).or_insert(sum);
-        Ok(Some(put.done))
-    }
-
-    /// Bytes of what was moved, and of the archives.
-    fn bytes(&self) -> (u64, u64) {
-        self.sums.values().fold((0, 0), |(bytes, archived), sum| (bytes + sum.bytes, archived + sum.archived))
-    }
-}
-
-/// Everything that no job plans with and that is not moved yet, of what `is_old`.
-fn groups(inventory: &Inventory, now: &Snapshot, is_old: impl Fn(&Named) -> bool) -> Vec<Group> {
-    let without_rows: HashSet<u64> = inventory.commits.iter().filter_map(step_without_rows).collect();
-    let may_be = |named: &&Named| named.given_up.is_none() && named.moved.is_none() && is_old(named);
-    let mut open: BTreeMap<Kind, Group> = BTreeMap::new();
-    let mut groups = Vec::new();
-    for named in inventory.named.iter().filter(may_be) {
-        let (Some(version), object) = (named.version, &named.object) else { continue };
-        let kind = match &named.what {
-            What::Rollouts(batch) if !now.batches.contains_key(batch) => Kind::Rollouts,
-            What::Scores { batch, score_set } if !now.batches.contains_key(batch) => Kind::Scores(score_set.clone()),
-            What::StepRecord(step) if *step <= now.checkpoint.0 && !without_rows.contains(step) => Kind::Steps,
-            _ => continue,
-        };
-        let is_full = |group: &Group| group.bytes + object.bytes > BYTES || group.objects.len() == OBJECTS;
-        if open.get(&kind).is_some_and(is_full) {
-            groups.extend(open.remove(&kind));
-        }
-        let new = || Group { kind: kind.clone(), first: version, last: version, objects: vec![], bytes: 0 };
-        let group = open.entry(kind.clone()).or_insert_with(new);
-        (group.first, group.last) = (group.first.min(version), group.last.max(version));
-        group.objects.push(object.clone());
-        group.bytes += object.bytes;
-    }
-    groups.extend(open.into_values());
-    groups
-}
-
-/// The step of a commit that trained on nothing: its record has no rows to move.
-fn step_without_rows(commit: &record::Commit) -> Option<u64> {
-    match &commit.event {
-        Event::Step(step) if step.rows() == 0 => Some(step.step),
-        _ => None,
-    }
-}
-
-impl Kind {
-    fn name(&self) -> &'static str {
-        match self {
-            Kind::Rollouts => "rollouts",
-            Kind::Scores(_) => "scores",
-            Kind::Steps => "steps",
-        }
-    }
-
-    fn score_set(&self) -> &str {
-        match self {
-            Kind::Scores(set) => set,
-            _ => "",
-        }
-    }
-
-    fn schema(&self) -> &'static SchemaRef {
-        match self {
-            Kind::Rollouts => &ROLLOUTS,
-            Kind::Scores(_) => &SCORES,
-            Kind::Steps => &STEPS,
-        }
-    }
-}
-
-impl Group {
-    fn key(&self) -> Key {
-        let Self { first, last, .. } = *self;
-        match &self.kind {
-            Kind::Rollouts => Key::archived_rollouts(first, last),
-            Kind::Scores(set) => Key::archived_scores(set, first, last),
-            Kind::Steps => Key::archived_steps(first.0, last.0),
-        }
-    }
-
-    fn sum(&self, objects: usize, bytes: u64, archived: u64) -> Sum {
-        Sum { first: self.first, last: self.last, objects, bytes, archives: 1, archived }
-    }
-}
-
-impl Sum {
-    fn add(&mut self, other: &Sum) {
-        (self.first, self.last) = (self.first.min(other.first), self.last.max(other.last));
-        self.objects += other.objects;
-        self.bytes += other.bytes;
-        self.archives += other.archives;
-        self.archived += other.archived;
+impl Attempts {
+    /// Counts one more; or none, if the plan before led to more archives than were `made` until then.
+    fn are_over(&mut self, made: usize) -> bool {
+        self.count = if made > self.made { 0 } else { self.count + 1 };
+        self.made = made;
+        self.count == ATTEMPTS
     }
 }
 
 fn would_move(groups: Vec<Group>) -> Result<()> {
     let mut sums: BTreeMap<Kind, Sum> = BTreeMap::new();
     for group in groups {
-        let sum = group.sum(group.objects.len(), group.bytes, 0);
+        let sum = group.sum(group.objects.iter(), 0);
         sums.entry(group.kind).and_modify(|all| all.add(&sum)).or_insert(sum);
     }
     show(&table(&sums, false))?;
@@ -331,4 +177,20 @@ fn table(sums: &BTreeMap<Kind, Sum>, is_made: bool) -> String {
     let rows: Vec<_> = sums.iter().map(row).collect();
     let names = ["kind", "score set", "policy versions", "objects", "size", "archives", "size there"];
     grid::table(names, [false, false, true, true, true, true, true], &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[test]
+    fn attempts_are_over_when_nothing_is_moved_many_times_in_a_row() {
+        let mut attempts = Attempts::default();
+        for made in 1..100 {
+            assert!(!attempts.are_over(made), "each time something was moved");
+        }
+        for _ in 1..ATTEMPTS {
+            assert!(!attempts.are_over(99));
+        }
+        assert!(attempts.are_over(99));
+    }
 }

@@ -97,7 +97,7 @@ fn count(inventory: &Inventory, now: &Snapshot) -> BTreeMap<Group, BTreeMap<Opti
             Some(What::Scores { score_set, .. }) => score_set.clone(),
             _ => String::new(),
         };
-        let codec = now.run.score_sets.get(&score_set).map_or_else(String::new, |set| set.codec.clone());
+        let codec = now.score_set(&score_set).map_or_else(String::new, |set| set.codec.clone());
         let group = Group { kind: Kind::of(key), score_set, codec, state };
         let sum = sums.entry(group).or_default().entry(of.and_then(|of| of.version)).or_default();
         sum.objects += 1;

@@ -9,7 +9,7 @@ use crate::{
 };
 use futures::StreamExt;
 use std::time::Duration;
-use store::{GRACE, Garbage, Why};
+use store::{Collection, GRACE, Garbage, Lacking, Why};
 
 /// Deletions that are on their way at once.
 const AT_ONCE: usize = 16;
@@ -17,8 +17,8 @@ const AT_ONCE: usize = 16;
 /// What is asked of `opd gc`.
 ///
 /// Deletes objects that no commit names, objects that a commit gave up and those whose rows lie in an archive, once that has been so for longer than the grace period
-/// by the store's own clock, and what killed writers left half-written in a folder. Keys that no store makes are reported
-/// and left.
+/// by the store's own clock, and what killed writers left half-written in a folder. What was moved stays as long as the archive is not there
+/// as it was committed. Keys that no store makes are reported and left.
 #[derive(Debug, clap::Args)]
 pub struct Gc {
     /// The store: a directory, file:///..., or s3://bucket/prefix.
@@ -40,10 +40,20 @@ impl Gc {
         let store = super::open(&self.store).await?;
         let line = Line::new("gc");
         line.show("listing");
-        let inventory = store.inventory(true).await;
+        let found = async {
+            let inventory = store.inventory(true).await?;
+            let tell = |done, all| line.show(&format!("reading archives: {done} of {all}"));
+            store.collection(&inventory, self.grace, tell).await
+        };
+        let found = found.await;
         line.clear();
-        let found = inventory?.collection(self.grace);
+        let found = found?;
         show(&table(&found.old))?;
+        for Lacking { archive, expected, found, objects } in &found.lacking {
+            say(&format!(
+                "{objects} archived objects stay: `{archive}` should hold them, expected {expected}, found {found}"
+            ));
+        }
         for key in &found.unknown {
             say(&format!("`{key}` is no part of a store and stays"));
         }
@@ -53,7 +63,7 @@ impl Gc {
         }
         if self.dry_run {
             say(&format!("{old} would be deleted"));
-            return Ok(());
+            return ended(&found);
         }
         if self.grace < GRACE && !found.old.is_empty() {
             say(&format!(
@@ -74,8 +84,18 @@ impl Gc {
         }
         line.clear();
         say(&format!("{old} deleted"));
-        Ok(())
+        ended(&found)
     }
+}
+
+/// An error if something stays that ought not to.
+fn ended(found: &Collection) -> Result<()> {
+    if found.lacking.is_empty() {
+        return Ok(());
+    }
+    let what = format!("archives that are damaged or not there: {}", found.lacking.len());
+    let hint = "bring them back from a copy: until then what was moved there is read from where it was put, and stays";
+    Err(CommandError::new(what).hint(hint))
 }
 
 fn total(of: &[Garbage]) -> String {

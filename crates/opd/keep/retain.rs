@@ -91,6 +91,13 @@ impl Retain {
         let bytes: u64 = given_up.iter().map(|portion| portion.bytes).sum();
         let left = kept_bytes(inventory).saturating_sub(bytes);
         say(&format!("{} {what}, {} are left", size(bytes), size(left)));
+        let stays = stays(inventory, given_up);
+        if stays > 0 {
+            say(&format!(
+                "{} of what is given up lie in archives beside what is kept: such a file goes as a whole",
+                size(stays)
+            ));
+        }
         if let Some(most) = self.limit.max_bytes.filter(|most| left > *most) {
             say(&format!("that is more than {}: the rest is still needed, or pinned", size(most)));
         }
@@ -109,8 +116,33 @@ pub(super) async fn look(store: &Store, ages: bool) -> Result<(Inventory, Snapsh
     Ok((inventory, store.snapshot(last).await?))
 }
 
+/// What was given up counts as gone, wherever its bytes still lie: else the same limit would give up more each time.
 fn kept_bytes(inventory: &Inventory) -> u64 {
     inventory.named.iter().filter(|named| named.given_up.is_none()).map(|named| named.takes).sum()
+}
+
+/// How many bytes of what was given up, and of `more`, lie in an archive that stays for what else is in it.
+fn stays(inventory: &Inventory, more: &[Portion]) -> u64 {
+    let more: BTreeSet<String> = more.iter().map(|portion| id(&portion.what)).collect();
+    // By archive: bytes that are given up, and whether any are kept.
+    let mut archives: BTreeMap<&str, (u64, bool)> = BTreeMap::new();
+    for named in &inventory.named {
+        let Some(moved) = &named.moved else { continue };
+        let (given_up, is_kept) = archives.entry(&moved.archive).or_default();
+        match named.given_up.is_some() || more.contains(&id(&named.what)) {
+            true => *given_up += named.takes,
+            false => *is_kept = true,
+        }
+    }
+    archives.into_values().filter(|(_, is_kept)| *is_kept).map(|(given_up, _)| given_up).sum()
+}
+
+/// The name of what is given up as one: a batch goes with its scores, whatever sets it has.
+fn id(what: &What) -> String {
+    match what {
+        What::Rollouts(batch) | What::Scores { batch, .. } => format!("b{batch}"),
+        other => format!("{other:?}"),
+    }
 }
 
 /// What `limit` does not keep, of what may be given up at all; oldest first.
@@ -152,10 +184,10 @@ fn may_go(inventory: &Inventory, now: &Snapshot) -> Vec<Portion> {
     let mut portions: BTreeMap<String, Portion> = BTreeMap::new();
     for named in inventory.named.iter().filter(|named| named.given_up.is_none()) {
         let Named { what, seq, version: Some(version), takes, .. } = named else { continue };
-        // A batch goes as one, whatever score sets it has.
-        let (id, what) = match what {
-            What::Rollouts(batch) | What::Scores { batch, .. } => (format!("b{batch}"), What::Rollouts(batch.clone())),
-            other => (format!("{other:?}"), other.clone()),
+        let id = id(what);
+        let what = match what {
+            What::Scores { batch, .. } => What::Rollouts(batch.clone()),
+            other => other.clone(),
         };
         let portion = Portion { what, version: *version, seq: *seq, objects: 0, bytes: 0 };
         let portion = portions.entry(id).or_insert(portion);

@@ -64,7 +64,8 @@ async fn collect(store: Store, deleted: Rc<Cell<u64>>, audit: Rc<RefCell<Audit>>
             _ => {}
         }
         let Ok(inventory) = store.inventory(true).await else { continue };
-        for garbage in inventory.collection(GRACE).old {
+        let Ok(found) = store.collection(&inventory, GRACE, |_, _| {}).await else { continue };
+        for garbage in found.old {
             deleted.set(deleted.get() + u64::from(store.delete_garbage(&garbage).await.is_ok()));
         }
     }

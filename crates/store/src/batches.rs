@@ -1,6 +1,6 @@
 //! What the jobs store: batches of rollouts and of scores, step records, weights and moments.
 
-use crate::{Key, Result, Store, StoreError, ipc, object::Fetched};
+use crate::{Key, Result, Store, StoreError, archive::Place, ipc, object::Fetched};
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use bytes::Bytes;
 use record::{
@@ -231,25 +231,42 @@ impl Store {
         object: &ObjectRef,
         schema: &'static SchemaRef,
         budget: Budget,
-        wanted: impl Fn(&str) -> bool + Send + 'static,
+        wanted: impl Fn(&str) -> bool + Clone + Send + 'static,
         check: impl FnOnce(RecordBatch) -> Result<T, RecordError> + Clone + Send + 'static,
     ) -> Result<T> {
-        let place = match self.place_of(&object.key) {
-            Some(place) => place,
-            None => {
-                let missing = match self.get_put(object, schema, wanted, check.clone()).await {
-                    Err(missing @ StoreError::Missing { .. }) => missing,
-                    read => return read,
-                };
-                // Moved since the log was read, or before, by a process that knows of it from a snapshot alone.
-                match self.look_for(&object.key).await {
-                    Ok(Some(place)) => place,
-                    Err(error) if !error.is_of_one_object() => return Err(error),
-                    // It is gone; that the log is damaged as well is told by whoever reads it.
-                    Ok(None) | Err(_) => return Err(missing),
-                }
-            }
+        if let Some(place) = self.place_of(&object.key) {
+            let damaged = match self.get_archived(object, place, schema, budget, check.clone()).await {
+                Err(damaged) if damaged.is_of_one_object() => damaged,
+                read => return read,
+            };
+            // Where it was put it may lie yet, or again.
+            return match self.get_put(object, schema, wanted, check).await {
+                Err(error) if error.is_of_one_object() => Err(damaged),
+                read => read,
+            };
+        }
+        let missing = match self.get_put(object, schema, wanted, check.clone()).await {
+            Err(missing @ StoreError::Missing { .. }) => missing,
+            read => return read,
         };
+        // Moved since the log was read, or before, by a process that knows of it from a snapshot alone.
+        match self.look_for(&object.key).await {
+            Ok(Some(place)) => self.get_archived(object, place, schema, budget, check).await,
+            Err(error) if !error.is_of_one_object() => Err(error),
+            // It is gone; that the log is damaged as well is told by whoever reads it.
+            Ok(None) | Err(_) => Err(missing),
+        }
+    }
+
+    /// The same of an object whose rows were moved.
+    async fn get_archived<T: Send + 'static>(
+        &self,
+        object: &ObjectRef,
+        place: Place,
+        schema: &SchemaRef,
+        budget: Budget,
+        check: impl FnOnce(RecordBatch) -> Result<T, RecordError> + Send + 'static,
+    ) -> Result<T> {
         let batch = self.get_moved(object, place, schema, budget).await?;
         let key = object.key.clone();
         self.blocking(&object.key, move || check(batch).map_err(|reason| StoreError::Invalid { key, reason })).await

@@ -24,7 +24,9 @@ pub struct Named {
     pub given_up: Option<u64>,
     /// Where its rows were moved. The object itself is not needed any more.
     pub moved: Option<Moved>,
-    /// How many bytes are kept for it: its length; of what was moved that of its row group; of an archive what is no row group that is kept.
+    /// The bytes that are its own: its length; of what was moved that of its row group; of an archive what is no row group of an object
+    /// that was moved there. So each byte counts once, and as given up with the object that it is of, though an archive's file goes only as
+    /// a whole.
     pub takes: u64,
 }
 
@@ -79,23 +81,31 @@ pub fn named(commits: &[Commit]) -> Vec<Named> {
     named
 }
 
+/// What was moved to an archive.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    /// Bytes of the row groups that count.
+    bytes: u64,
+    is_kept: bool,
+    /// The last commit that gave any of it up.
+    given_up: Option<u64>,
+}
+
 /// What becomes of each archive follows from what is in it.
 fn settle_archives(named: &mut [Named]) {
-    // Bytes that are kept in an archive, and the last commit that gave up any.
-    let mut kept: HashMap<String, (u64, Option<u64>)> = HashMap::new();
+    let mut held: HashMap<String, Held> = HashMap::new();
     for Named { moved, given_up, takes, .. } in named.iter() {
         let Some(moved) = moved else { continue };
-        let (bytes, last) = kept.entry(moved.archive.clone()).or_default();
-        match given_up {
-            None => *bytes += takes,
-            given_up => *last = (*last).max(*given_up),
-        }
+        let of = held.entry(moved.archive.clone()).or_default();
+        of.bytes += takes;
+        of.is_kept |= given_up.is_none();
+        of.given_up = of.given_up.max(*given_up);
     }
     for archive in named.iter_mut().filter(|named| named.what == What::Archive) {
-        let (bytes, last) = kept.get(&archive.object.key).copied().unwrap_or_default();
-        archive.takes = archive.object.bytes.saturating_sub(bytes);
+        let of = held.get(&archive.object.key).copied().unwrap_or_default();
+        archive.takes = archive.object.bytes.saturating_sub(of.bytes);
         // One whose objects another had moved before is needed by nobody from the start.
-        archive.given_up = (bytes == 0).then(|| last.unwrap_or(archive.seq));
+        archive.given_up = (!of.is_kept).then(|| of.given_up.unwrap_or(archive.seq));
     }
 }
 

@@ -74,7 +74,7 @@ pub use chance::{now_ms, unique_id};
 pub use error::{Result, StoreError};
 pub use folder::{Folder, Put};
 pub use follower::Follower;
-pub use garbage::{Collection, Garbage, Why};
+pub use garbage::{Collection, Garbage, Lacking, Why};
 pub use inventory::{Inventory, Lying, Moved, Named, named};
 pub use keys::{Key, Kind};
 pub use object::Usage;

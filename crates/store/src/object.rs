@@ -212,13 +212,20 @@ impl Store {
         .await
     }
 
-    /// Checks that an object is there with its length, without reading it; or, where its rows were moved, that the archive is.
+    /// Checks that an object is there with its length, without reading it; or, where its rows were moved, that the archive or it is.
     ///
     /// # Errors
     /// [`StoreError::Missing`] and [`StoreError::Corrupt`], or as the backend fails.
     pub async fn check_length(&self, object: &ObjectRef) -> Result<()> {
         if let Some(place) = self.place_of(&object.key) {
-            return self.check_own_length(&place.archive.object).await;
+            let damaged = match self.check_own_length(&place.archive.object).await {
+                Err(damaged) if damaged.is_of_one_object() => damaged,
+                checked => return checked,
+            };
+            return match self.check_own_length(object).await {
+                Err(error) if error.is_of_one_object() => Err(damaged),
+                checked => checked,
+            };
         }
         let missing = match self.check_own_length(object).await {
             Err(missing @ StoreError::Missing { .. }) => missing,

@@ -55,6 +55,11 @@ impl Writer {
         Ok(())
     }
 
+    /// What is in it so far.
+    pub fn moves(&self) -> &[Move] {
+        &self.moves
+    }
+
     /// The file, its footer, and what is in it.
     pub fn finish(self) -> ParquetResult<(Bytes, Footer, Vec<Move>)> {
         let file = Bytes::from(self.file.into_inner()?);
@@ -79,6 +84,16 @@ impl Layout {
         Ok(Self(ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new())?))
     }
 
+    /// How many row groups the file has.
+    pub fn row_groups(&self) -> usize {
+        self.0.metadata().num_row_groups()
+    }
+
+    /// About what it takes in memory.
+    pub fn bytes(&self) -> usize {
+        self.0.metadata().memory_size()
+    }
+
     /// The batch in row group `row_group`, whose bytes are `bytes` and begin at `offset`. Columns that `budget` asks nothing of are not
     /// decoded.
     pub fn read(
@@ -92,7 +107,7 @@ impl Layout {
         let of = |key: &str| schema.metadata().get(key).cloned().unwrap_or_default();
         check_name(&of(SCHEMA_NAME), &of(SCHEMA_VERSION), expected)?;
         let damaged = |error: ParquetError| Fault::Malformed(error.to_string());
-        let groups = self.0.metadata().num_row_groups();
+        let groups = self.row_groups();
         if row_group >= groups {
             return Err(Fault::Malformed(format!("it has {groups} row groups, not {}", row_group + 1)));
         }

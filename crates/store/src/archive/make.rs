@@ -5,16 +5,16 @@ use crate::{Key, Result, Store, StoreError};
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use bytes::Bytes;
 use parquet::errors::ParquetError;
-use record::{Archive, Budget, ObjectRef};
+use record::{Archive, Budget, Move, ObjectRef};
 
 /// What came of the objects that were to be archived.
 #[derive(Debug)]
 pub struct Archived {
     /// The archive, put and for a commit to name; none if no object had a row that could be read.
     pub archive: Option<Archive>,
-    /// How many of the objects were dealt with, from the first on. The next one has other columns and begins another archive.
-    pub done: usize,
-    /// Of these, what is wrong with those that cannot be read. They stay where they are.
+    /// Objects with other columns than the first that was read, for archives of their own: fewer than there were.
+    pub later: Vec<ObjectRef>,
+    /// What is wrong with those that cannot be read. They stay where they are.
     pub left: Vec<StoreError>,
 }
 
@@ -26,39 +26,39 @@ struct Making {
 
 impl Store {
     /// Puts an archive of `objects`, which are of one kind (`schema` is theirs) and lie where they were put, each as a row group of its
-    /// own. Objects without rows are left out. `tell` hears how many are done.
+    /// own. Objects without rows are left out, and those with other columns for later. `key` makes its key once it is known what is in it;
+    /// `tell` hears how many are done.
     ///
     /// # Errors
     /// As [`Store::put`]; [`StoreError::Refused`] if the archive does not read back as what it was made from.
     pub async fn put_archive(
         &self,
-        key: Key,
         objects: &[ObjectRef],
         schema: &SchemaRef,
+        key: impl FnOnce(&[Move]) -> Key,
         tell: impl Fn(usize),
     ) -> Result<Archived> {
-        let (mut making, mut done, mut left): (Option<Making>, usize, Vec<StoreError>) = (None, 0, Vec::new());
-        for object in objects {
+        let (mut making, mut later, mut left): (Option<Making>, Vec<ObjectRef>, Vec<StoreError>) = Default::default();
+        for (done, object) in objects.iter().enumerate() {
             tell(done);
             let batch = match self.get_own(object, schema).await {
                 Ok(batch) => batch,
                 Err(error) if error.is_of_one_object() => {
                     left.push(error);
-                    done += 1;
                     continue;
                 }
                 Err(error) => return Err(error),
             };
             if batch.num_rows() == 0 {
-                done += 1;
                 continue;
             }
             if making.as_ref().is_some_and(|making| making.batches[0].schema() != batch.schema()) {
-                break;
+                later.push(object.clone());
+                continue;
             }
-            let (name, of, store) = (key.as_str().to_string(), object.key.clone(), self.clone());
+            let (of, store) = (object.key.clone(), self.clone());
             let push = move || {
-                let broken = |error: ParquetError| store.backend().refused("write", &name, error.to_string());
+                let broken = |error: ParquetError| store.backend().refused("archive", &of, error.to_string());
                 let mut making = match making {
                     Some(making) => making,
                     None => Making { writer: Writer::new(&batch.schema()).map_err(broken)?, batches: Vec::new() },
@@ -67,14 +67,13 @@ impl Store {
                 making.batches.push(batch);
                 Ok(making)
             };
-            making = Some(self.blocking(key.as_str(), push).await?);
-            done += 1;
+            making = Some(self.blocking(&object.key, push).await?);
         }
         let archive = match making {
-            Some(making) => Some(self.finish_archive(key, making, schema).await?),
+            Some(making) => Some(self.finish_archive(key(making.writer.moves()), making, schema).await?),
             None => None,
         };
-        Ok(Archived { archive, done, left })
+        Ok(Archived { archive, later, left })
     }
 
     async fn finish_archive(&self, key: Key, making: Making, schema: &SchemaRef) -> Result<Archive> {

@@ -5,50 +5,21 @@
 
 mod encodings;
 mod file;
+mod footers;
 mod make;
 mod places;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use file::Layout;
+pub(crate) use footers::Footers;
 pub use make::Archived;
 pub(crate) use places::{Place, Places};
 
 use crate::{Result, Store, StoreError, ipc::Fault};
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use file::Layout;
 use record::{Archive, Budget, ObjectRef};
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
-};
-
-/// Footers that are kept: parsing one takes about as long as reading a row group. An archive of a thousand row groups takes some megabytes.
-const FOOTERS: usize = 4;
-
-/// The footers that were used last, by the archive's key, the latest at the end.
-#[derive(Debug, Default)]
-pub(crate) struct Footers(Mutex<VecDeque<(String, Arc<Layout>)>>);
-
-impl Footers {
-    fn get(&self, key: &str) -> Option<Arc<Layout>> {
-        // Nobody panics while holding it; and if so, the list is still one.
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = kept.iter().position(|(of, _)| of == key)?;
-        let used = kept.remove(at)?;
-        let layout = used.1.clone();
-        kept.push_back(used);
-        Some(layout)
-    }
-
-    fn keep(&self, key: &str, layout: Arc<Layout>) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|(of, _)| of != key);
-        if kept.len() == FOOTERS {
-            kept.pop_front();
-        }
-        kept.push_back((key.into(), layout));
-    }
-}
+use std::sync::Arc;
 
 impl Store {
     /// The rows of `object` from the place that they were moved to, as they were in it; what `budget` asks nothing of is empty.
@@ -82,10 +53,16 @@ impl Store {
 
     /// How the row groups of an archive are read.
     async fn layout(&self, archive: &Archive) -> Result<Arc<Layout>> {
+        self.footers().get(&archive.object.key, || self.read_layout(archive)).await
+    }
+
+    /// Checks that the footer of an archive can be read, as every reader of its row groups has to.
+    pub(crate) async fn check_layout(&self, archive: &Archive) -> Result<()> {
+        self.read_layout(archive).await.map(drop)
+    }
+
+    async fn read_layout(&self, archive: &Archive) -> Result<Layout> {
         let key = &archive.object.key;
-        if let Some(layout) = self.footers().get(key) {
-            return Ok(layout);
-        }
         let footer = ObjectRef { key: key.clone(), bytes: archive.footer.bytes, digest: archive.footer.digest };
         let bytes = self.get_range(&footer, archive.footer_at()).await.map_err(|error| match error {
             StoreError::Corrupt { key, expected, found } => {
@@ -93,16 +70,16 @@ impl Store {
             }
             other => other,
         })?;
-        let name = key.clone();
+        let (name, moved) = (key.clone(), archive.moves.len());
         let parse = move || {
-            Layout::parse(&bytes).map_err(|error| StoreError::Corrupt {
-                key: name,
-                expected: "the footer of a Parquet file".into(),
-                found: error.to_string(),
-            })
+            let corrupt = |expected: String, found: String| StoreError::Corrupt { key: name.clone(), expected, found };
+            let layout = Layout::parse(&bytes)
+                .map_err(|error| corrupt("the footer of a Parquet file".into(), error.to_string()))?;
+            match layout.row_groups() {
+                there if there == moved => Ok(layout),
+                there => Err(corrupt(format!("{moved} row groups"), there.to_string())),
+            }
         };
-        let layout = Arc::new(self.blocking(key, parse).await?);
-        self.footers().keep(key, layout.clone());
-        Ok(layout)
+        self.blocking(key, parse).await
     }
 }

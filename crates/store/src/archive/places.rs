@@ -1,11 +1,15 @@
 //! Where what was moved into archives lies, as far as this process has read the log.
 
-use crate::{Result, Store, history};
+use crate::{Result, Store, StoreError, history, keys};
+use futures::{StreamExt, TryStreamExt, future::ready, stream};
 use record::{Archive, Commit, Event, Move};
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, PoisonError, RwLock},
 };
+
+/// Entries that are on their way at once.
+const AT_ONCE: usize = 64;
 
 /// The place of the rows of one object.
 #[derive(Clone, Debug)]
@@ -78,9 +82,8 @@ impl Store {
             Some(upto) => upto + 1,
             None => match history::newest_snapshot(self, None).await? {
                 Some(snapshot) => {
-                    for seq in snapshot.archives {
-                        self.entry(seq).await?;
-                    }
+                    let read = stream::iter(snapshot.archives).map(|seq| self.named_entry(seq));
+                    read.buffer_unordered(AT_ONCE).try_for_each(|()| ready(Ok(()))).await?;
                     snapshot.seq + 1
                 }
                 None => 0,
@@ -91,5 +94,15 @@ impl Store {
         let mut known = self.places().0.write().unwrap_or_else(PoisonError::into_inner);
         known.upto = last.or(from.checked_sub(1)).max(known.upto);
         Ok(known.places.get(key).cloned())
+    }
+
+    /// Reads an entry that a snapshot names: that it is not there is no end of the log.
+    async fn named_entry(&self, seq: u64) -> Result<()> {
+        let gone = || StoreError::Corrupt {
+            key: keys::commit(seq),
+            expected: format!("commit {seq}, which moved something into an archive"),
+            found: "nothing".into(),
+        };
+        self.entry(seq).await?.map(drop).ok_or_else(gone)
     }
 }

@@ -98,6 +98,12 @@ fn written(batches: &[RecordBatch]) -> (Archive, Bytes) {
     (archive, bytes)
 }
 
+/// The footer of some archive.
+pub(super) fn footer() -> Layout {
+    let (archive, bytes) = written(&[Chance(1).batch(&STEPS)]);
+    Layout::parse(&bytes[archive.footer_at() as usize..]).unwrap()
+}
+
 fn read(
     (archive, bytes): &(Archive, Bytes),
     row_group: usize,

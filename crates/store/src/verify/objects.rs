@@ -7,7 +7,7 @@ use arrow::{
     datatypes::Int64Type,
 };
 use futures::StreamExt;
-use record::{BatchId, Commit, Event, ObjectRef, RolloutBatch, RolloutCommit, StepCommit, What, rollout_id};
+use record::{Archive, BatchId, Commit, Event, ObjectRef, RolloutBatch, RolloutCommit, StepCommit, What, rollout_id};
 use std::collections::HashMap;
 
 /// Objects read at once.
@@ -28,28 +28,40 @@ pub(super) async fn verify(store: &Store, depth: Depth, commits: &[Commit], repo
             (named, checked)
         })
         .buffered(AT_ONCE);
+    let mut missing: Vec<(Named, StoreError)> = Vec::new();
     while let Some((named, checked)) = checks.next().await {
         done += 1;
         (report.tell)(Seen::Objects(done, all));
         let Err(error) = checked else { continue };
-        // An archive that is not there, or whose end is damaged, is told of once, not again with all that was moved there.
+        // An archive that is not there, or whose end is damaged, is told of once, by itself, not again with all that was moved there.
         let is_moved_there = |key: &String| named.moved.as_ref().is_some_and(|moved| moved.archive == *key);
         if key_of(&error).is_some_and(is_moved_there) {
             continue;
         }
-        // A learner gives policies up while this reads: what is gone may have been given up since.
-        if matches!(error, StoreError::Missing { .. }) && is_given_up(store, &named).await? {
-            continue;
+        match error {
+            gone @ StoreError::Missing { .. } => missing.push((named, gone)),
+            error => report.find(Finding::of(error)?),
         }
-        report.find(Finding::of(error)?);
+    }
+    for gone in still_needed(store, missing).await {
+        report.find(Finding::of(gone)?);
     }
     Ok(())
 }
 
-async fn is_given_up(store: &Store, gone: &Named) -> Result<bool> {
-    // Where the log is damaged, it has been told; what it says of this one is not known.
-    let Ok(commits) = store.history(None).await else { return Ok(false) };
-    Ok(named(&commits).iter().any(|named| named.object.key == gone.object.key && named.given_up.is_some()))
+/// What is missing of what the log, as it is by now, still needs there: jobs give up, archive and collect while this reads.
+async fn still_needed(store: &Store, missing: Vec<(Named, StoreError)>) -> Vec<StoreError> {
+    // Where the log is damaged, it has been told; what it says of these is not known.
+    let commits = if missing.is_empty() { Vec::new() } else { store.history(None).await.unwrap_or_default() };
+    let now = named(&commits);
+    let now: HashMap<&str, &Named> = now.iter().map(|named| (named.object.key.as_str(), named)).collect();
+    let is_needed = |(gone, error): &(Named, StoreError)| {
+        let Some(of) = now.get(gone.object.key.as_str()) else { return true };
+        // Of what was moved its rows are needed: those who read them looked into the archive and say so by its key.
+        let is_moved = of.moved.is_some() && key_of(error) == Some(&gone.object.key);
+        of.given_up.is_none() && !is_moved
+    };
+    missing.into_iter().filter(is_needed).map(|(_, error)| error).collect()
 }
 
 /// What was moved has no length of its own any more.
@@ -64,15 +76,18 @@ async fn check_lengths(store: &Store, named: &Named) -> Result<()> {
 struct Log<'a> {
     delivered: HashMap<&'a BatchId, &'a RolloutCommit>,
     steps: HashMap<u64, &'a StepCommit>,
+    /// By the archive's key.
+    archives: HashMap<&'a str, &'a Archive>,
 }
 
 impl<'a> Log<'a> {
     fn of(commits: &'a [Commit]) -> Self {
-        let mut log = Self { delivered: HashMap::new(), steps: HashMap::new() };
+        let mut log = Self { delivered: HashMap::new(), steps: HashMap::new(), archives: HashMap::new() };
         for commit in commits {
             match &commit.event {
                 Event::Rollouts(rollouts) => drop(log.delivered.insert(&rollouts.batch, rollouts)),
                 Event::Step(step) => drop(log.steps.insert(step.step, step)),
+                Event::Archive(archive) => drop(log.archives.insert(&archive.object.key, archive)),
                 _ => {}
             }
         }
@@ -102,7 +117,15 @@ impl<'a> Log<'a> {
                 let Some(step) = self.steps.get(number) else { return Ok(()) };
                 check_step(step, object, &record)
             }
-            What::File(_) | What::Weights(_) | What::Moments(_) | What::Archive => store.get(object).await.map(drop),
+            What::Archive => {
+                store.get(object).await?;
+                // Its bytes may be what was put and yet nothing that can be read, if what the commit says of its end is wrong.
+                match self.archives.get(object.key.as_str()) {
+                    Some(archive) => store.check_layout(archive).await,
+                    None => Ok(()),
+                }
+            }
+            What::File(_) | What::Weights(_) | What::Moments(_) => store.get(object).await.map(drop),
         }
     }
 }

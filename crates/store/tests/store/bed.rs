@@ -34,6 +34,14 @@ impl Bed {
         Some(Self { place: Place::Bucket(format!("{url}/{}", store::unique_id())), fsync: false })
     }
 
+    /// What lies in memory.
+    pub fn objects(&self) -> &Arc<dyn ObjectStore> {
+        match &self.place {
+            Place::Memory(objects) => objects,
+            _ => panic!("{} is not in memory", self.url()),
+        }
+    }
+
     pub fn url(&self) -> String {
         match &self.place {
             Place::Memory(_) => "memory:///".into(),

@@ -11,6 +11,7 @@
 //! - `polling`: how often who waits looks, and how soon it sees;
 //! - `upkeep`: what is deleted, and what is found;
 //! - `archives`: what is moved reads as before, and what may be deleted then;
+//! - `damaged_archives`: those that are damaged or not there, and what is moved meanwhile;
 //! - `damage`: truncated, flipped and missing files;
 //! - `documents`: what `schemas/commit.md` says is what is read.
 
@@ -19,6 +20,7 @@ mod bed;
 mod caching;
 mod conformance;
 mod damage;
+mod damaged_archives;
 mod documents;
 mod faults;
 mod history;

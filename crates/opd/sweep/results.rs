@@ -42,7 +42,7 @@ pub struct Measured {
 /// The columns of the results that say which run it is, beside the grid's.
 pub const IDENTITY: [&str; 3] = ["run", "arm", "seed"];
 
-/// The columns of the results that are measured, in the order of [`Measured`].
+/// The columns of the results that are measured, in their order.
 pub const MEASURED: [&str; 13] = [
     "steps",
     "accuracy",

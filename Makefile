@@ -133,7 +133,7 @@ bench-scale: setup
 	storage/with-s3.sh cargo bench --profile dev --bench store -- commits cache visible log memory
 
 # The runs of docs/experiments.md, which are kept in runs/experiments (15 GB): those that are finished are not made again. Then
-# each sweep's table and plot. Two hours and a half on 2 cores, of which SmolLM2 takes half an hour (computed from CPU time, not run whole).
+# each sweep's table and plot. About two hours on 2 cores, of which SmolLM2 takes half (computed from single runs; not run whole).
 EXPERIMENTS ?= rates direction corrections caches cause asynchrony smollm2
 experiments: build smollm2
 	@mkdir -p docs/experiments

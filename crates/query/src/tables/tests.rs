@@ -105,6 +105,10 @@ fn ints(batch: &RecordBatch, name: &str) -> Vec<i64> {
     batch.column_by_name(name).unwrap().as_primitive::<Int64Type>().values().to_vec()
 }
 
+fn some_ints(batch: &RecordBatch, name: &str) -> Vec<Option<i64>> {
+    batch.column_by_name(name).unwrap().as_primitive::<Int64Type>().iter().collect()
+}
+
 fn texts(batch: &RecordBatch, name: &str) -> Vec<String> {
     let column = batch.column_by_name(name).unwrap().as_string::<i32>();
     column.iter().map(|text| text.unwrap().to_string()).collect()
@@ -134,7 +138,7 @@ proptest! {
             let seq = events.len() as i64 + 1;
             events.push(step(number, vec![of(trained)], vec![drops]));
             for row in trained.iter() {
-                let staleness = number as i64 - 1 - versions[i] as i64;
+                let staleness = (number - 1).checked_sub(versions[i]).map(|staleness| staleness as i64);
                 consumed.push((number as i64, format!("u{i}-x-{row}"), i as i64, versions[i] as i64, staleness));
             }
             dropped.extend(untrained.iter().map(|row| (seq, format!("u{i}-x-{row}"), row as i64)));
@@ -146,7 +150,8 @@ proptest! {
         for part in [head, tail] {
             let table = rows::consumed(&log, part, Columns::all()).unwrap();
             let (steps, ids) = (ints(&table, "step"), texts(&table, "rollout_id"));
-            let (units, sampled, staleness) = (ints(&table, "unit"), ints(&table, "policy_version"), ints(&table, "staleness"));
+            let (units, sampled) = (ints(&table, "unit"), ints(&table, "policy_version"));
+            let staleness = some_ints(&table, "staleness");
             found.extend((0..ids.len()).map(|i| (steps[i], ids[i].clone(), units[i], sampled[i], staleness[i])));
             let table = rows::dropped(&log, part, Columns::all()).unwrap();
             let (seqs, ids, numbers) = (ints(&table, "seq"), texts(&table, "rollout_id"), ints(&table, "row"));

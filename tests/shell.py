@@ -11,7 +11,7 @@ steps = json.load(sys.stdin)
 child, terminal = pty.fork()
 if child == 0:
     os.execv(sys.argv[1], sys.argv[1:])
-screen, seen = "", 0
+screen, seen, status = "", 0, None
 
 
 def resize(columns):
@@ -33,7 +33,8 @@ def read(seconds):
 
 def fail(what):
     sys.stdout.write(f"{screen}\n*** {what}\n")
-    os.kill(child, 9)
+    if status is None:
+        os.kill(child, 9)
     sys.exit(99)
 
 
@@ -53,8 +54,15 @@ for step in steps:
             if time.monotonic() > end or not read(0.1):
                 fail(f"{step['expect']!r} did not come")
         seen = at + len(step["expect"])
+# It may end between a look at its terminal and a look at itself, so what the terminal says then is still to be read.
 while read(0.1):
-    if os.waitpid(child, os.WNOHANG)[0]:
+    if status is None:
+        ended, of_ended = os.waitpid(child, os.WNOHANG)
+        if ended:
+            status, end = of_ended, time.monotonic() + 10
+    elif time.monotonic() > end:
         fail("it ended without closing its terminal")
+if status is None:
+    status = os.waitpid(child, 0)[1]
 sys.stdout.write(screen)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+sys.exit(os.waitstatus_to_exitcode(status))

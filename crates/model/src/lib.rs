@@ -13,7 +13,7 @@
 //! The invariant: what a row samples and how it is scored depend on the weights, the row, its seed and the settings, never on the
 //! batch it happens to be in (beyond the rounding of matrix products). Nothing here has a generator with a state.
 //!
-//! ```no_run
+//! ```no_run,standalone_crate
 //! # fn main() -> model::Result<()> {
 //! use model::{Prompt, SamplingParams, Tokenizer, Transformer, chance, sample};
 //! let dir = std::path::Path::new("student");

@@ -69,6 +69,26 @@ pub async fn commit(follower: &mut Follower, archive: &Archive) -> Result<u64, S
     Ok(follower.append(work("archive"), |_| Some(event.clone())).await?.unwrap().seq)
 }
 
+/// A run whose ended rollouts lie in one archive.
+pub struct Moved {
+    pub follower: Follower,
+    pub store: Store,
+    /// Where they were put, in the order of the log; they are still there.
+    pub objects: Vec<ObjectRef>,
+    pub archive: Archive,
+    /// The commit that moved them.
+    pub seq: u64,
+}
+
+pub async fn moved(bed: &Bed) -> Moved {
+    let mut follower = trained(bed).await;
+    let store = follower.store().clone();
+    let objects = rollouts_of(&follower).await;
+    let archive = put(&store, &objects).await;
+    let seq = commit(&mut follower, &archive).await.unwrap();
+    Moved { follower, store, objects, archive, seq }
+}
+
 /// Moves everything that has ended.
 pub async fn archive(follower: &mut Follower) {
     let store = follower.store().clone();
@@ -250,11 +270,7 @@ async fn a_live_batch_is_not_moved() {
 #[tokio::test]
 async fn what_may_be_deleted_follows_from_what_is_in_an_archive() {
     let bed = Bed::folder(false);
-    let mut follower = trained(&bed).await;
-    let store = follower.store().clone();
-    let objects = rollouts_of(&follower).await;
-    let archive = put(&store, &objects).await;
-    let seq = commit(&mut follower, &archive).await.unwrap();
+    let Moved { mut follower, store, objects, archive, seq } = moved(&bed).await;
     tokio::time::sleep(Duration::from_millis(20)).await;
     let gone = async || {
         let found = store.inventory(true).await.unwrap().collection(Duration::ZERO).old;
@@ -293,11 +309,7 @@ async fn what_may_be_deleted_follows_from_what_is_in_an_archive() {
 #[tokio::test]
 async fn the_cache_keeps_row_groups() {
     let (bed, folder) = (Bed::memory(), tempfile::tempdir().unwrap());
-    let mut follower = trained(&bed).await;
-    let store = follower.store().clone();
-    let objects = rollouts_of(&follower).await;
-    let archive = put(&store, &objects).await;
-    commit(&mut follower, &archive).await.unwrap();
+    let Moved { store, objects, archive, .. } = moved(&bed).await;
     for object in &objects {
         store.delete(&object.key).await.unwrap();
     }

@@ -10,11 +10,7 @@ use store::{Depth, Lacking, StoreError, Why};
 #[tokio::test]
 async fn nothing_is_deleted_for_an_archive_that_is_damaged_or_not_there() {
     let bed = Bed::folder(false);
-    let mut follower = trained(&bed).await;
-    let store = follower.store().clone();
-    let objects = rollouts_of(&follower).await;
-    let archive = put(&store, &objects).await;
-    commit(&mut follower, &archive).await.unwrap();
+    let Moved { store, objects, archive, .. } = moved(&bed).await;
     tokio::time::sleep(Duration::from_millis(20)).await;
     let file = Path::new(&bed.url()).join(&archive.object.key);
     let good = std::fs::read(&file).unwrap();
@@ -88,11 +84,7 @@ async fn where_an_archive_cannot_be_read_the_object_is() {
 #[tokio::test]
 async fn damage_in_an_archive_is_found_and_named() {
     let bed = Bed::folder(false);
-    let mut follower = trained(&bed).await;
-    let store = follower.store().clone();
-    let objects = rollouts_of(&follower).await;
-    let archive = put(&store, &objects).await;
-    commit(&mut follower, &archive).await.unwrap();
+    let Moved { store, objects, archive, .. } = moved(&bed).await;
     for object in &objects {
         store.delete(&object.key).await.unwrap();
     }
